@@ -1,0 +1,55 @@
+# Two commands for a new user: `make demo` and `make test`. Both work on a fresh clone with Python >= 3.11, make and a
+# C library: they create .venv and install from the lock file.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+ARGS ?=
+
+.PHONY: setup demo test lint types bench protos lock format clean
+.DEFAULT_GOAL := setup
+
+setup: $(STAMP)
+
+$(STAMP): requirements.lock locks/uv.lock pyproject.toml
+	@echo "==> creating $(VENV) and installing the locked dependencies (about 700 MB on disk; 1-3 minutes)"
+	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "Turnout needs Python 3.11 or newer: set PYTHON=/path/to/python3.11")'
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r locks/uv.lock
+	@$(BIN)/uv pip install --python $(BIN)/python --require-hashes --requirements requirements.lock
+	@$(BIN)/uv pip install --python $(BIN)/python --quiet --no-deps --no-build-isolation --editable .
+	@touch $(STAMP)
+
+demo: $(STAMP)
+	@$(BIN)/turnout demo $(ARGS)
+
+test: $(STAMP)
+	$(BIN)/python -m pytest $(ARGS)
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
+	cd protos && ../$(BIN)/buf lint
+	$(BIN)/python protos/generate.py --check
+
+types: $(STAMP)
+	$(BIN)/mypy
+
+bench: $(STAMP)
+	@$(BIN)/turnout bench $(ARGS)
+
+protos: $(STAMP)
+	$(BIN)/python protos/generate.py
+
+format: $(STAMP)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+lock: $(STAMP)
+	$(BIN)/uv pip compile pyproject.toml --group build --group dev --universal --python-version 3.11 \
+		--generate-hashes --no-annotate --no-header --no-emit-index-url --quiet --output-file requirements.lock
+	grep -A 100000 '^uv==' requirements.lock | awk 'NR==1 || /^ /{print; next} {exit}' > locks/uv.lock
+
+clean:
+	rm -rf $(VENV) .turnout .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -1,0 +1,1 @@
+"""Model families: one declaration a folder."""
