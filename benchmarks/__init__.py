@@ -1,1 +1,1 @@
-""""""
+"""Measured figures, as ratios."""

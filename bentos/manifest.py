@@ -61,7 +61,9 @@ def read(folder: Path) -> Manifest:
     try:
         fields = json.loads(path.read_text())
         if fields.pop("format", None) != FORMAT:
-            raise FailedPrecondition("manifest", f"{path} is not of manifest format {FORMAT}; package the variant again")
+            raise FailedPrecondition(
+                "manifest", f"{path} is not of manifest format {FORMAT}; package the variant again"
+            )
         for name in ("features", "outputs"):
             fields[name] = tuple(fields[name])
         fields["background"] = tuple(tuple(row) for row in fields["background"])

@@ -1,1 +1,1 @@
-""""""
+"""What happened: ledger, outcomes, and what follows from them."""

@@ -1,1 +1,1 @@
-""""""
+"""The data plane: assigns, asks, falls back, records."""

@@ -1,1 +1,1 @@
-""""""
+"""Processes and tools around the data plane."""

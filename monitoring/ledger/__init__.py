@@ -1,1 +1,1 @@
-""""""
+"""The durable log of decisions and outcomes."""

@@ -1,1 +1,1 @@
-""""""
+"""Links to the servers that run variants."""

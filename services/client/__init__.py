@@ -1,1 +1,1 @@
-""""""
+"""The Python SDK for callers."""

@@ -1,1 +1,1 @@
-""""""
+"""Steers experiments."""

@@ -1,1 +1,1 @@
-""""""
+"""The dispatch service and its simulator."""

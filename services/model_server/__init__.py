@@ -1,1 +1,1 @@
-""""""
+"""Runs one bento over gRPC."""

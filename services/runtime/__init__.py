@@ -1,1 +1,1 @@
-""""""
+"""What every Turnout process shares: configuration, serving, errors, identity, logs."""

@@ -1,1 +1,1 @@
-""""""
+"""Trains, evaluates and packages variants."""

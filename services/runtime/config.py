@@ -1,0 +1,196 @@
+"""turnout.yaml: one file for everything. Read whole, checked whole, or refused with the line at fault."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Final
+
+import yaml
+from pydantic import Field, ValidationError, field_validator, model_validator
+
+from services.runtime.experiment import Experiment, Frozen, Name
+
+MAX_BYTES: Final = 1 << 20
+Address = Annotated[str, Field(pattern=r"^(unix:/?[^\s]{1,200}|[A-Za-z0-9_.\-\[\]:]{1,253}:\d{1,5})$")]
+FamilyName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,62}$")]
+
+
+class ConfigError(Exception):
+    """The file is wrong; the text says where (file:line) and what to do, and is safe to show."""
+
+
+class Variant(Frozen):
+    """Where a variant is served: by our own process from `bento`, or by any server at `addresses`."""
+
+    bento: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_.-]*:[A-Za-z0-9][A-Za-z0-9_.-]*$")] | None = None
+    addresses: tuple[Address, ...] = Field(default=(), max_length=64)
+
+    @model_validator(mode="after")
+    def _somewhere(self) -> Variant:
+        if self.bento is None and not self.addresses:
+            raise ValueError("a variant needs a bento (exact tag, name:version) or addresses")
+        return self
+
+
+class FamilyConfig(Frozen):
+    """How a family is served."""
+
+    deadline_ms: int = Field(default=500, ge=1, le=5000)
+    variants: dict[Name, Variant] = Field(default_factory=dict, max_length=64)
+
+    @field_validator("variants")
+    @classmethod
+    def _rules_are_given(cls, variants: dict[str, Variant]) -> dict[str, Variant]:
+        if "rules" in variants:
+            raise ValueError("'rules' is always there and cannot be configured")
+        return variants
+
+
+class Listen(Frozen):
+    """Addresses of a process; port 0 takes a free one, which is printed."""
+
+    grpc: Address
+    metrics: Address
+
+
+class RouterConfig(Listen):
+    """The router."""
+
+    grpc: Address = "127.0.0.1:8001"
+    metrics: Address = "127.0.0.1:8002"
+    reflection: bool = False
+    max_concurrent_calls: int = Field(default=1024, ge=1, le=100_000)
+    wait_for_commit: bool = False
+    """Answer only when the decision is on stable storage; adds the group commit's few milliseconds."""
+    recent_decisions: int = Field(default=100_000, ge=1000, le=10_000_000)
+    """Decisions kept in memory to answer a repeated id and to know an outcome's decision."""
+
+
+class HubConfig(Listen):
+    """The hub."""
+
+    grpc: Address = "127.0.0.1:8003"
+    metrics: Address = "127.0.0.1:8004"
+
+
+class Tenant(Frozen):
+    """A tenant and the SHA-256, hexadecimal, of its bearer token."""
+
+    token_sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+
+
+class Config(Frozen):
+    """The whole file."""
+
+    home: Path = Path(".turnout")
+    router: RouterConfig = RouterConfig()
+    hub: HubConfig = HubConfig()
+    tenants: dict[Name, Tenant] = Field(default_factory=dict, max_length=10_000)
+    """Empty: no credential is asked for, everybody is tenant "default", and only loopback is listened on."""
+    operator_token_sha256: str | None = Field(default=None, pattern=r"^[0-9a-f]{64}$")
+    families: dict[FamilyName, FamilyConfig]
+    experiments: dict[FamilyName, Experiment] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _references(self) -> Config:
+        for family, experiment in self.experiments.items():
+            if family not in self.families:
+                raise ValueError(f"experiments.{family}: families has no {family!r}")
+            variants = self.families[family].variants
+            for name, arm in experiment.arms.items():
+                if arm.variant != "rules" and arm.variant not in variants:
+                    raise ValueError(f"experiments.{family}.arms.{name}: families.{family} has no {arm.variant!r}")
+        if not self.tenants:
+            for address in (self.router.grpc, self.hub.grpc):
+                if not is_loopback(address):
+                    raise ValueError(f"{address} is open to others: declare tenants with tokens first")
+        if self.operator_token_sha256 is None and not is_loopback(self.hub.grpc):
+            raise ValueError(f"{self.hub.grpc} is open to others: declare operator_token_sha256 first")
+        return self
+
+
+def is_loopback(address: str) -> bool:
+    """Tells whether an address can be reached from this machine only."""
+    return address.startswith(("unix:", "127.", "localhost:", "[::1]:"))
+
+
+def read_config(path: Path) -> Config:
+    """Reads and checks a file whole. A relative `home` counts from the file's folder.
+
+    Raises:
+        ConfigError: names the line at fault.
+    """
+    try:
+        text = path.read_bytes()
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be read: {error.strerror}") from error
+    if len(text) > MAX_BYTES:
+        raise ConfigError(f"{path} is over {MAX_BYTES} bytes")
+    config = parse_config(text, str(path))
+    return config.model_copy(update={"home": (path.parent / config.home).resolve()})
+
+
+def parse_config(text: bytes | str, name: str) -> Config:
+    """Checks the text of a file called `name`; see `read_config`."""
+    try:
+        root = yaml.compose(text, Loader=yaml.SafeLoader)
+        content = yaml.safe_load(text)
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark
+        where = f"{name}:{mark.line + 1}:{mark.column + 1}" if mark else name
+        raise ConfigError(f"{where}: not valid YAML: {error.problem}") from error
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError, ValueError) as error:
+        raise ConfigError(f"{name}: not valid YAML in UTF-8") from error
+    if not isinstance(content, dict):
+        raise ConfigError(f"{name}:1: the file must be a mapping with a `families` section")
+    _refuse_repeated_keys(root, name)
+    try:
+        return Config.model_validate(content)
+    except ValidationError as error:
+        raise ConfigError(_sentence(error, root, name)) from error
+
+
+def _refuse_repeated_keys(node: Any, name: str) -> None:
+    stack, seen_nodes = [node], set()
+    while stack:
+        current = stack.pop()
+        if id(current) in seen_nodes:
+            continue
+        seen_nodes.add(id(current))
+        if isinstance(current, yaml.MappingNode):
+            keys = set()
+            for key, value in current.value:
+                if key.value in keys and isinstance(key, yaml.ScalarNode):
+                    raise ConfigError(f"{name}:{key.start_mark.line + 1}: {key.value!r} stands here a second time")
+                if isinstance(key, yaml.ScalarNode):
+                    keys.add(key.value)
+                stack.append(value)
+        elif isinstance(current, yaml.SequenceNode):
+            stack.extend(current.value)
+
+
+def _sentence(error: ValidationError, root: Any, name: str) -> str:
+    first = error.errors(include_url=False)[0]
+    path = [part for part in first["loc"] if part not in ("random", "weighted", "round_robin", "time", "[key]")]
+    message = first["msg"].removeprefix("Value error, ")
+    message = message[:1].lower() + message[1:]
+    where = ".".join(str(part) for part in path)
+    return f"{name}:{_line(root, path)}: {where}: {message}" if where else f"{name}:{_line(root, path)}: {message}"
+
+
+def _line(node: Any, path: list[int | str]) -> int:
+    """Follows a validation error's path through the YAML tree as far as it goes; gives the line there, from 1."""
+    line = node.start_mark.line + 1
+    for part in path:
+        found = None
+        if isinstance(node, yaml.MappingNode):
+            for key, value in node.value:
+                if key.value == str(part):
+                    line, found = key.start_mark.line + 1, value
+        elif isinstance(node, yaml.SequenceNode) and isinstance(part, int) and part < len(node.value):
+            found = node.value[part]
+            line = found.start_mark.line + 1
+        if found is None:
+            break
+        node = found
+    return int(line)
