@@ -163,7 +163,7 @@ class Schema:
                 raise self._unknown_feature("flags", name)
             vector[place] = 1.0 if flag else 0.0
         for index, name in self._required:
-            if vector[index] != vector[index]:
+            if math.isnan(vector[index]):
                 raise InvalidArgument(self._field(name), f"feature {name!r} is required")
         packed = self._struct.pack(*vector)
         return packed, self._struct.unpack(packed)
@@ -181,7 +181,7 @@ class Schema:
         """Gives a vector's known values by feature name, categories as text and flags as booleans."""
         row: dict[str, float | str | bool] = {}
         for feature, value in zip(self.features, vector, strict=True):
-            if value != value:  # NaN
+            if math.isnan(value):
                 continue
             match feature:
                 case Number():

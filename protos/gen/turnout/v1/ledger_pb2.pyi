@@ -94,7 +94,7 @@ class Decision(_message.Message):
     latency_us: _builtins.int
     """Time from the arrival of the call to the answer, in microseconds."""
     request_digest: _builtins.bytes
-    """First 16 bytes of the SHA-256 of the caller's request; empty when the router made the decision id."""
+    """First 16 bytes of the SHA-256 of family, unit, region and validated row; empty when the router made the id."""
     router: _builtins.str
     """Name of the router."""
     @_builtins.property

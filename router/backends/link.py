@@ -1,0 +1,235 @@
+"""One multiplexed stream to one model server: all calls of a variant travel on it, several in a frame when they meet.
+
+A unary gRPC call costs four times the CPU of a stream message, so the link keeps one bidirectional stream open and
+sends whatever is waiting in one frame: nothing waits when the stream is idle, and frames fill up by themselves under
+load. A failure is a result here, not an exception: the caller's answer then comes from the rules.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any, Final
+
+import grpc
+import structlog
+
+from services.runtime.errors import DeadlineExceeded, ResourceExhausted, Unavailable
+from turnout.v1 import model_pb2
+
+_log = structlog.get_logger(__name__)
+_SERVICE: Final = "/turnout.v1.ModelService"
+CHANNEL_OPTIONS: Final = (
+    # A black-holed backend answers nothing: pings find it within 11 s, and calls time out long before.
+    ("grpc.keepalive_time_ms", 10_000),
+    ("grpc.keepalive_timeout_ms", 1_000),
+    ("grpc.keepalive_permit_without_calls", 1),
+    ("grpc.http2.max_pings_without_data", 0),
+    ("grpc.max_receive_message_length", 16 << 20),
+    ("grpc.max_send_message_length", 16 << 20),
+    ("grpc.use_local_subchannel_pool", 1),
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.min_reconnect_backoff_ms", 100),
+    ("grpc.max_reconnect_backoff_ms", 1_000),
+)
+MAX_WAITING_CALLS: Final = 4096
+"""Calls that may wait for or be under way on one link; more are refused at once."""
+_MAX_FRAME_CALLS: Final = 256
+_CONNECT_SECONDS: Final = 2.0
+_FIRST_PAUSE_SECONDS: Final = 0.05
+_LONGEST_PAUSE_SECONDS: Final = 1.0
+
+
+class Failure(Enum):
+    """Why a call on a link was not answered."""
+
+    UNAVAILABLE = "unavailable"
+    CONNECTION = "connection"
+    TIMEOUT = "timeout"
+    ERROR = "error"
+    OVERLOADED = "overloaded"
+
+
+_FAILURES: Final = {
+    DeadlineExceeded.code: Failure.TIMEOUT,
+    ResourceExhausted.code: Failure.OVERLOADED,
+    Unavailable.code: Failure.CONNECTION,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Expectation:
+    """What the server at the other end must serve, so that a wrong address never answers for a family."""
+
+    family: str
+    schema_digest: int
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """What the server at the other end says that it serves."""
+
+    variant: str
+    version: str
+    outputs: int
+
+
+class Link:
+    """The stream to one address. `submit` never raises and never blocks; `run` keeps the stream open."""
+
+    def __init__(
+        self, address: str, expected: Expectation, *, loop: asyncio.AbstractEventLoop, jitter: Callable[[], float]
+    ) -> None:
+        self.address = address
+        self.served: Served | None = None
+        """Set while the stream is open."""
+        self._expected = expected
+        self._loop = loop
+        self._jitter = jitter
+        self._channel: grpc.aio.Channel | None = None
+        self._under_way: dict[int, tuple[asyncio.Future[bytes | Failure], asyncio.TimerHandle]] = {}
+        self._waiting: list[tuple[int, int, int, bytes]] = []
+        self._wake: asyncio.Future[None] | None = None
+        self._next_id = 0
+
+    @property
+    def in_flight(self) -> int:
+        """Calls that were submitted and not answered yet."""
+        return len(self._under_way)
+
+    def submit(self, packed: bytes, rows: int, seconds: float) -> asyncio.Future[bytes | Failure]:
+        """Asks for the outputs of `rows` packed rows; gives float32 bytes [rows, outputs], or why there are none."""
+        future: asyncio.Future[bytes | Failure] = self._loop.create_future()
+        if self.served is None:
+            future.set_result(Failure.UNAVAILABLE)
+            return future
+        if len(self._under_way) >= MAX_WAITING_CALLS:
+            future.set_result(Failure.OVERLOADED)
+            return future
+        call_id = self._next_id = self._next_id + 1
+        timer = self._loop.call_later(seconds, self._expire, call_id)
+        self._under_way[call_id] = (future, timer)
+        self._waiting.append((call_id, rows, int(seconds * 1000) or 1, packed))
+        if self._wake is not None:
+            self._wake.set_result(None)
+            self._wake = None
+        return future
+
+    async def attribute(self, packed: bytes, seconds: float) -> model_pb2.AttributeResponse | Failure:
+        """Asks for the Shapley values of one packed row."""
+        if self._channel is None or self.served is None:
+            return Failure.UNAVAILABLE
+        call = self._channel.unary_unary(
+            f"{_SERVICE}/Attribute",
+            request_serializer=model_pb2.AttributeRequest.SerializeToString,
+            response_deserializer=model_pb2.AttributeResponse.FromString,
+        )
+        try:
+            reply: model_pb2.AttributeResponse = await call(model_pb2.AttributeRequest(tensor=packed), timeout=seconds)
+        except grpc.aio.AioRpcError as error:
+            return Failure.TIMEOUT if error.code() is grpc.StatusCode.DEADLINE_EXCEEDED else Failure.ERROR
+        return reply
+
+    async def run(self) -> None:
+        """Keeps the stream open until cancelled: connects, checks what is served, reads; starts over when it breaks."""
+        pause = _FIRST_PAUSE_SECONDS
+        while True:
+            try:
+                async with grpc.aio.insecure_channel(self.address, options=CHANNEL_OPTIONS) as channel:
+                    self._channel = channel
+                    served = await self._check(channel)
+                    if served is not None:
+                        pause = _FIRST_PAUSE_SECONDS
+                        await self._stream(channel, served)
+            except grpc.aio.AioRpcError as error:
+                _log.info("link broke", address=self.address, code=error.code().name)
+            finally:
+                self._channel = None
+                self._fail_all()
+            await asyncio.sleep(pause * (0.5 + self._jitter()))
+            pause = min(pause * 2, _LONGEST_PAUSE_SECONDS)
+
+    async def _check(self, channel: grpc.aio.Channel) -> Served | None:
+        call = channel.unary_unary(
+            f"{_SERVICE}/GetModel",
+            request_serializer=model_pb2.GetModelRequest.SerializeToString,
+            response_deserializer=model_pb2.GetModelResponse.FromString,
+        )
+        model: model_pb2.GetModelResponse = await call(model_pb2.GetModelRequest(), timeout=_CONNECT_SECONDS)
+        if model.family != self._expected.family or model.schema_digest != self._expected.schema_digest:
+            _log.error(
+                "backend serves something else", address=self.address, family=model.family, version=model.version
+            )
+            return None
+        return Served(model.variant, model.version, len(model.outputs))
+
+    async def _stream(self, channel: grpc.aio.Channel, served: Served) -> None:
+        method = channel.stream_stream(
+            f"{_SERVICE}/InferStream",
+            request_serializer=model_pb2.InferStreamRequest.SerializeToString,
+            response_deserializer=model_pb2.InferStreamResponse.FromString,
+        )
+        call: Any = method()
+        await call.wait_for_connection()
+        self.served = served
+        _log.info("link open", address=self.address, version=served.version)
+        writer = asyncio.create_task(self._write(call))
+        try:
+            async for frame in call:
+                self._receive(frame, served.outputs * 4)
+        finally:
+            self.served = None
+            writer.cancel()
+            with contextlib.suppress(asyncio.CancelledError, grpc.aio.AioRpcError):
+                await writer
+            call.cancel()
+
+    async def _write(self, call: Any) -> None:
+        """Sends all that waits in one frame, again and again; sleeps when nothing waits."""
+        try:
+            while True:
+                if not self._waiting:
+                    self._wake = self._loop.create_future()
+                    await self._wake
+                batch, self._waiting = self._waiting[:_MAX_FRAME_CALLS], self._waiting[_MAX_FRAME_CALLS:]
+                ids, rows, timeouts, packed = zip(*batch, strict=True)
+                frame = model_pb2.InferStreamRequest(
+                    call_ids=ids,
+                    rows=rows,
+                    timeouts_ms=timeouts,
+                    tensor=packed[0] if len(packed) == 1 else b"".join(packed),
+                )
+                await call.write(frame)
+        except asyncio.InvalidStateError:
+            # The stream ended; the reader sees why and starts over.
+            return
+
+    def _receive(self, frame: model_pb2.InferStreamResponse, row_bytes: int) -> None:
+        tensor = frame.tensor
+        offset = 0
+        for call_id, rows in zip(frame.call_ids, frame.rows, strict=True):
+            end = offset + rows * row_bytes
+            self._settle(call_id, tensor[offset:end])
+            offset = end
+        for failure in frame.failures:
+            self._settle(failure.call_id, _FAILURES.get(failure.code, Failure.ERROR))
+
+    def _settle(self, call_id: int, result: bytes | Failure) -> None:
+        entry = self._under_way.pop(call_id, None)
+        if entry is not None:
+            entry[1].cancel()
+            if not entry[0].done():
+                entry[0].set_result(result)
+
+    def _expire(self, call_id: int) -> None:
+        self._settle(call_id, Failure.TIMEOUT)
+
+    def _fail_all(self) -> None:
+        self.served = None
+        self._waiting.clear()
+        self._wake = None
+        for call_id in list(self._under_way):
+            self._settle(call_id, Failure.CONNECTION)
