@@ -1,0 +1,307 @@
+"""The life of a prediction: validate, assign, compute the rules, ask the arm, fall back, record, answer.
+
+Every entry point (one row, a batch, a stream, the Open Inference Protocol) goes through here: `prepare` is
+synchronous and never waits, `answer` waits for the arm at most its share of the deadline, and what comes out is
+always an answer. Rows of one group travel to the arm together.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import struct
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from bentos.family import RULES, RulesAnswer
+from router.backends.link import Failure, Link
+from router.fallback import LONGEST_DEADLINE_SECONDS, Fallback, arm_budget, is_valid
+from router.journal import Journal
+from router.metrics import RouterMetrics
+from router.recent import Entry, RecentDecisions
+from router.routing import Rotation, Route, RoutingTable, choose, pool_of
+from router.strategies import Assignment
+from services.runtime.errors import DeadlineExceeded
+from services.runtime.identifiers import check_decision_id, check_text
+from turnout.v1 import ledger_pb2, prediction_pb2
+
+_NO_ASSIGNMENT: Final = prediction_pb2.Assignment(propensity=1.0)
+_FROM_FAILURE: Final = {
+    Failure.UNAVAILABLE: Fallback.UNAVAILABLE,
+    Failure.CONNECTION: Fallback.CONNECTION,
+    Failure.TIMEOUT: Fallback.TIMEOUT,
+    Failure.ERROR: Fallback.ERROR,
+    Failure.OVERLOADED: Fallback.OVERLOADED,
+}
+
+
+@dataclass(slots=True)
+class Prepared:
+    """One row that is validated, assigned and has its rules' answer; `repeats` is set when the id was seen before."""
+
+    route: Route
+    tenant: str
+    decision_id: str
+    unit_id: str
+    region: str
+    packed: bytes
+    digest: bytes
+    arrived_ns: int
+    at_unix_us: int
+    time_left: float
+    variant: str
+    assignment: prediction_pb2.Assignment
+    rules: RulesAnswer
+    repeats: Entry | None = None
+
+
+class Decider:
+    """Answers rows. `table` may be swapped at any moment: a row keeps the table that it was prepared with."""
+
+    def __init__(
+        self,
+        table: RoutingTable,
+        *,
+        journal: Journal,
+        recent: RecentDecisions,
+        rotation: Rotation,
+        metrics: RouterMetrics,
+        router: str,
+        wait_for_commit: bool,
+        make_id: Callable[[], str],
+        now_unix_ns: Callable[[], int],
+        monotonic_ns: Callable[[], int],
+    ) -> None:
+        self.table = table
+        self._journal = journal
+        self._recent = recent
+        self._rotation = rotation
+        self._metrics = metrics
+        self._router = router
+        self._wait_for_commit = wait_for_commit
+        self._make_id = make_id
+        self._now_unix_ns = now_unix_ns
+        self._monotonic_ns = monotonic_ns
+        self._assignments: dict[tuple[int, str], prediction_pb2.Assignment] = {}
+
+    def prepare(
+        self,
+        route: Route,
+        *,
+        tenant: str,
+        decision_id: str,
+        unit_id: str,
+        region: str,
+        numbers: Mapping[str, float],
+        categories: Mapping[str, str],
+        flags: Mapping[str, bool],
+        time_left: float | None,
+    ) -> Prepared:
+        """Validates a row, assigns its arm and computes the rules.
+
+        Raises:
+            InvalidArgument: the row breaks the schema or a bound.
+            AlreadyExists: the decision id was used with another body.
+            DeadlineExceeded: no time is left.
+        """
+        arrived_ns = self._monotonic_ns()
+        seconds = route.deadline_seconds if time_left is None else min(time_left, LONGEST_DEADLINE_SECONDS)
+        if seconds <= 0:
+            raise DeadlineExceeded("timeout", "the call arrived after its deadline; give it more time")
+        if unit_id:
+            check_text("unit_id", unit_id)
+        if region:
+            check_text("region", region)
+        packed, vector = route.family.schema.encode(numbers, categories, flags)
+        digest, repeats = b"", None
+        if decision_id:
+            check_decision_id(decision_id)
+            digest = _digest(route.family.name, unit_id, region, packed)
+            repeats = self._recent.claim(tenant, decision_id, digest)
+        else:
+            decision_id = self._make_id()
+        at_unix_us = self._now_unix_ns() // 1000
+        variant, assignment = self._assign(route, unit_id, decision_id, tenant, region, at_unix_us, repeats)
+        return Prepared(
+            route=route,
+            tenant=tenant,
+            decision_id=decision_id,
+            unit_id=unit_id,
+            region=region,
+            packed=packed,
+            digest=digest,
+            arrived_ns=arrived_ns,
+            at_unix_us=at_unix_us,
+            time_left=seconds,
+            variant=variant,
+            assignment=assignment,
+            rules=route.family.rules(route.family.row._make(vector)),
+            repeats=repeats,
+        )
+
+    def _assign(
+        self,
+        route: Route,
+        unit_id: str,
+        decision_id: str,
+        tenant: str,
+        region: str,
+        at_unix_us: int,
+        repeats: Entry | None,
+    ) -> tuple[str, prediction_pb2.Assignment]:
+        if repeats is not None:
+            return RULES, _NO_ASSIGNMENT
+        chosen = choose(
+            route,
+            self._rotation,
+            unit_id=unit_id,
+            decision_id=decision_id,
+            tenant=tenant,
+            region=region,
+            at_unix_us=at_unix_us,
+        )
+        if chosen is None:
+            return RULES, _NO_ASSIGNMENT
+        if chosen.sequence:
+            return chosen.variant, _encode(chosen)
+        # Only a few different ones exist between two changes of the experiment.
+        key = (chosen.digest, f"{chosen.arm}/{chosen.burn_in:d}{chosen.propensity!r}")
+        message = self._assignments.get(key)
+        if message is None:
+            if len(self._assignments) > 10_000:
+                self._assignments.clear()
+            message = self._assignments[key] = _encode(chosen)
+        return chosen.variant, message
+
+    async def answer(self, group: Sequence[Prepared]) -> list[prediction_pb2.PredictResponse]:
+        """Answers rows that share family and variant, in their order, and records them. Never raises but on cancel."""
+        first = group[0]
+        try:
+            outputs, link = await self._ask(group)
+        except asyncio.CancelledError:
+            # The caller is gone; what was decided for it is recorded all the same.
+            self._finish(group, Fallback.CANCELLED, None)
+            raise
+        answers = self._finish(group, outputs, link)
+        if self._wait_for_commit and await self._journal.committed():
+            for answer in answers:
+                answer.durability = prediction_pb2.DURABILITY_DURABLE
+        self._metrics.latency(first.route.family.name, (self._monotonic_ns() - first.arrived_ns) / 1e9)
+        return answers
+
+    async def _ask(self, group: Sequence[Prepared]) -> tuple[bytes | Fallback, Link | None]:
+        first = group[0]
+        if first.variant == RULES:
+            return Fallback.NONE, None
+        elapsed = (self._monotonic_ns() - first.arrived_ns) / 1e9
+        budget = arm_budget(min(row.time_left for row in group) - elapsed)
+        if not budget:
+            return Fallback.NO_TIME, None
+        pool = pool_of(first.route, first.variant)
+        link = pool.pick() if pool is not None else None
+        if link is None:
+            return Fallback.UNAVAILABLE, None
+        packed = first.packed if len(group) == 1 else b"".join([row.packed for row in group])
+        result = await link.submit(packed, len(group), budget)
+        return (_FROM_FAILURE[result] if isinstance(result, Failure) else result), link
+
+    def _finish(
+        self, group: Sequence[Prepared], outputs: bytes | Fallback, link: Link | None
+    ) -> list[prediction_pb2.PredictResponse]:
+        """Chooses between the arm's answers and the rules', and writes the journal before anybody hears of them."""
+        served = link.served if link is not None else None
+        version = served.version if served is not None else ""
+        values: tuple[float, ...] = ()
+        if isinstance(outputs, bytes):
+            if len(outputs) == 4 * len(group):
+                values = struct.unpack(f"<{len(group)}f", outputs)
+            else:
+                outputs = Fallback.INVALID
+        fallback = Fallback.NONE if isinstance(outputs, bytes) else outputs
+        now_ns = self._monotonic_ns()
+        answers = []
+        records = []
+        for index, row in enumerate(group):
+            answer = _response(row, values[index] if values else None, fallback, version)
+            answers.append(answer)
+            records.append(self._record(row, answer, (now_ns - row.arrived_ns) // 1000))
+            self._metrics.prediction(row.route.family.name, answer)
+        self._journal.append(records)
+        for row, answer in zip(group, answers, strict=True):
+            self._recent.remember(row.tenant, row.decision_id, row.route.family.name)
+            if row.digest:
+                self._recent.settle(row.tenant, row.decision_id, answer)
+        return answers
+
+    def _record(self, row: Prepared, answer: prediction_pb2.PredictResponse, latency_us: int) -> bytes:
+        decision = ledger_pb2.Decision(
+            decision_id=row.decision_id,
+            tenant=row.tenant,
+            family=row.route.family.name,
+            unit_id=row.unit_id,
+            region=row.region,
+            assigned_at_unix_us=row.at_unix_us,
+            features=row.packed,
+            schema_digest=row.route.family.schema.digest,
+            prediction=answer,
+            latency_us=min(latency_us, 0xFFFFFFFF),
+            request_digest=row.digest,
+            router=self._router,
+        )
+        return ledger_pb2.JournalRecord(decision=decision).SerializeToString()
+
+
+def groups(rows: Iterable[Prepared]) -> list[list[Prepared]]:
+    """Gathers rows that can travel to their arm together, keeping their order."""
+    gathered: dict[tuple[str, str], list[Prepared]] = {}
+    for row in rows:
+        gathered.setdefault((row.route.family.name, row.variant), []).append(row)
+    return list(gathered.values())
+
+
+def _response(row: Prepared, value: float | None, fallback: Fallback, version: str) -> prediction_pb2.PredictResponse:
+    family = row.route.family
+    if value is not None and not is_valid(value, family.target):
+        value, fallback = None, Fallback.INVALID
+    if value is None:
+        return prediction_pb2.PredictResponse(
+            decision_id=row.decision_id,
+            value=row.rules.value,
+            confidence=row.rules.confidence,
+            level=family.level(row.rules.value),
+            assignment=row.assignment,
+            served_variant=RULES,
+            model_version=family.rules_version,
+            fallback=int(fallback),  # type: ignore[arg-type]
+            durability=prediction_pb2.DURABILITY_PENDING,
+            reasons=row.rules.reasons,
+        )
+    value = min(max(value, family.target.low), family.target.high)
+    return prediction_pb2.PredictResponse(
+        decision_id=row.decision_id,
+        value=value,
+        confidence=family.confidence(value),
+        level=family.level(value),
+        assignment=row.assignment,
+        served_variant=row.variant,
+        model_version=version,
+        durability=prediction_pb2.DURABILITY_PENDING,
+    )
+
+
+def _encode(chosen: Assignment) -> prediction_pb2.Assignment:
+    return prediction_pb2.Assignment(
+        arm=chosen.arm,
+        propensity=chosen.propensity,
+        reason=int(chosen.reason),  # type: ignore[arg-type]
+        revision=chosen.revision,
+        snapshot_digest=chosen.digest,
+        sequence=chosen.sequence,
+        burn_in=chosen.burn_in,
+    )
+
+
+def _digest(family: str, unit_id: str, region: str, packed: bytes) -> bytes:
+    text = f"{family}\0{len(unit_id)}\0{unit_id}\0{region}\0".encode()
+    return hashlib.sha256(text + packed).digest()[:16]

@@ -1,0 +1,96 @@
+"""Decisions of the last minutes, in bounded memory: to answer a repeated id, and to know an outcome's decision."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from itertools import islice
+from typing import Final
+
+from services.runtime.errors import AlreadyExists
+from turnout.v1 import prediction_pb2
+
+ANSWERS_SHARE: Final = 0.2
+"""Share of the remembered decisions whose whole answer is kept too."""
+
+
+@dataclass(slots=True)
+class Entry:
+    """A decision under a caller's own id: the digest of its body, and its answer once there is one."""
+
+    digest: bytes
+    answer: prediction_pb2.PredictResponse | None = None
+    waiting: asyncio.Future[prediction_pb2.PredictResponse] | None = None
+
+
+class RecentDecisions:
+    """The newest decisions by (tenant, decision id), the oldest forgotten first.
+
+    Beyond this memory the ledger keeps the promise: it stores the first decision of an id and sets aside a second one
+    with another body.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._answers_limit = max(1000, int(limit * ANSWERS_SHARE))
+        self._families: dict[tuple[str, str], str] = {}
+        self._entries: dict[tuple[str, str], Entry] = {}
+
+    def family_of(self, tenant: str, decision_id: str) -> str | None:
+        """Gives the family of a decision; None when it is not remembered."""
+        return self._families.get((tenant, decision_id))
+
+    def remember(self, tenant: str, decision_id: str, family: str) -> None:
+        """Notes an answered decision."""
+        families = self._families
+        families[(tenant, decision_id)] = family
+        if len(families) > self._limit:
+            # In runs, so that the cost of skipping deleted slots at the front is paid rarely.
+            for key in list(islice(families, self._limit // 20)):
+                del families[key]
+
+    def claim(self, tenant: str, decision_id: str, digest: bytes) -> Entry | None:
+        """Takes a caller's id for a new decision (None), or gives the entry of the same decision.
+
+        Raises:
+            AlreadyExists: the id was used with another body.
+        """
+        key = (tenant, decision_id)
+        entry = self._entries.get(key)
+        if entry is None:
+            self._entries[key] = Entry(digest)
+            if len(self._entries) > self._answers_limit:
+                for old in [k for k, e in islice(self._entries.items(), self._answers_limit // 20) if e.answer]:
+                    del self._entries[old]
+            return None
+        if entry.digest != digest:
+            message = f"decision_id {decision_id!r} was already used with other content; give each decision its own id"
+            raise AlreadyExists("decision_id", message)
+        return entry
+
+    def settle(self, tenant: str, decision_id: str, answer: prediction_pb2.PredictResponse) -> None:
+        """Keeps the answer under a claimed id and hands it to whoever waits for it."""
+        entry = self._entries.get((tenant, decision_id))
+        if entry is None:
+            return
+        entry.answer = answer
+        if entry.waiting is not None and not entry.waiting.done():
+            entry.waiting.set_result(answer)
+            entry.waiting = None
+
+    def restore(
+        self, tenant: str, decision_id: str, family: str, digest: bytes, answer: prediction_pb2.PredictResponse
+    ) -> None:
+        """Remembers a decision that an earlier process of this router made."""
+        self.remember(tenant, decision_id, family)
+        if digest:
+            self._entries[(tenant, decision_id)] = Entry(digest, answer)
+
+
+async def answer_of(entry: Entry) -> prediction_pb2.PredictResponse:
+    """Gives a repeated call its answer, waiting for the first call when it is still under way."""
+    if entry.answer is not None:
+        return entry.answer
+    if entry.waiting is None:
+        entry.waiting = asyncio.get_running_loop().create_future()
+    return await asyncio.shield(entry.waiting)
