@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from bentos.dispatch.features import ENGINEERED, SCHEMA, DispatchRow
+from bentos.dispatch.records import read_records
 from bentos.dispatch.rules import VERSION, rules
 from bentos.family import Family, Level, Target, TargetKind, Variant
 
@@ -62,4 +63,5 @@ FAMILY: Final = Family(
     levels=(Level("low", 0.0), Level("medium", 0.5), Level("high", 0.8)),
     confidence=_confidence,
     confidence_means="Calibrated probability that the predicted label (success from 0.5 on) is right: max(p, 1 - p).",
+    read_records=read_records,
 )

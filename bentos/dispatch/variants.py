@@ -1,0 +1,108 @@
+"""The trained variants of dispatch: for each, an estimator with the scikit-learn interface, not fitted yet.
+
+The only module of the family that imports ML libraries, and only training imports it. Training fits what a function
+here gives on the engineered features (float32, NaN for missing: every learner handles missing values itself, in its
+splits) and exports it. The hyper-parameters come from `services.training.search` on the calls of 2000–2012 (time-
+ordered folds, log loss; `docs/data-sf-fire-calls.md` has the figures), kept small enough to answer in microseconds.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from lightgbm import LGBMClassifier
+from sklearn.ensemble import (
+    HistGradientBoostingClassifier,
+    RandomForestClassifier,
+    StackingClassifier,
+    VotingClassifier,
+)
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import KFold
+from xgboost import XGBClassifier
+
+VOTING_WEIGHTS: Final = (3.0, 3.0, 1.0, 2.0)
+"""Of XGBoost, LightGBM, the forest and gradient boosting."""
+_THREADS: Final = 2
+
+
+def xgboost(seed: int) -> XGBClassifier:
+    """Gives the base model: 200 trees of depth 6."""
+    return XGBClassifier(
+        n_estimators=200,
+        max_depth=6,
+        learning_rate=0.03,
+        min_child_weight=20,
+        subsample=0.8,
+        colsample_bytree=0.6,
+        reg_lambda=5.0,
+        tree_method="hist",
+        n_jobs=_THREADS,
+        random_state=seed,
+    )
+
+
+def lightgbm(seed: int) -> LGBMClassifier:
+    """Gives LightGBM, reproducible whatever the number of threads."""
+    return LGBMClassifier(
+        n_estimators=200,
+        num_leaves=15,
+        learning_rate=0.03,
+        min_child_samples=40,
+        subsample=0.8,
+        subsample_freq=1,
+        colsample_bytree=0.6,
+        reg_lambda=5.0,
+        deterministic=True,
+        force_col_wise=True,
+        n_jobs=_THREADS,
+        random_state=seed,
+        verbosity=-1,
+    )
+
+
+def random_forest(seed: int) -> RandomForestClassifier:
+    """Gives a forest bounded in size: 100 trees of at most 256 leaves."""
+    return RandomForestClassifier(
+        n_estimators=100,
+        max_leaf_nodes=256,
+        min_samples_leaf=10,
+        max_features="sqrt",
+        n_jobs=_THREADS,
+        random_state=seed,
+    )
+
+
+def gradient_boosting(seed: int) -> HistGradientBoostingClassifier:
+    """Gives scikit-learn's gradient boosting over binned features."""
+    return HistGradientBoostingClassifier(
+        max_iter=120,
+        max_leaf_nodes=15,
+        learning_rate=0.04,
+        min_samples_leaf=40,
+        l2_regularization=5.0,
+        early_stopping=False,
+        random_state=seed,
+    )
+
+
+def _base(seed: int) -> list[tuple[str, Any]]:
+    return [
+        ("xgboost", xgboost(seed)),
+        ("lightgbm", lightgbm(seed)),
+        ("random_forest", random_forest(seed)),
+        ("gradient_boosting", gradient_boosting(seed)),
+    ]
+
+
+def voting(seed: int) -> VotingClassifier:
+    """Gives the weighted mean of the four learners' probabilities."""
+    return VotingClassifier(_base(seed), voting="soft", weights=VOTING_WEIGHTS)
+
+
+def stacking(seed: int) -> StackingClassifier:
+    """Gives a logistic regression over the four learners' out-of-fold probabilities.
+
+    The folds are stretches of time, not shuffled rows: neighbours in time resemble one another.
+    """
+    return StackingClassifier(_base(seed), final_estimator=LogisticRegression(C=1.0), cv=KFold(4))
