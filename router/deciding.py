@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import math
 import struct
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -22,11 +23,12 @@ from router.metrics import RouterMetrics
 from router.recent import Entry, RecentDecisions
 from router.routing import Rotation, Route, RoutingTable, choose, pool_of
 from router.strategies import Assignment
-from services.runtime.errors import DeadlineExceeded
+from services.runtime.errors import AlreadyExists, DeadlineExceeded
 from services.runtime.identifiers import check_decision_id, check_text
 from turnout.v1 import ledger_pb2, prediction_pb2
 
 _NO_ASSIGNMENT: Final = prediction_pb2.Assignment(propensity=1.0)
+_NO_ANSWER: Final = RulesAnswer(math.nan, 0.0, ())
 _FROM_FAILURE: Final = {
     Failure.UNAVAILABLE: Fallback.UNAVAILABLE,
     Failure.CONNECTION: Fallback.CONNECTION,
@@ -38,7 +40,7 @@ _FROM_FAILURE: Final = {
 
 @dataclass(slots=True)
 class Prepared:
-    """One row that is validated, assigned and has its rules' answer; `repeats` is set when the id was seen before."""
+    """One validated row. What `admit` fills in stands at the end."""
 
     route: Route
     tenant: str
@@ -46,14 +48,16 @@ class Prepared:
     unit_id: str
     region: str
     packed: bytes
+    vector: tuple[float, ...]
     digest: bytes
     arrived_ns: int
-    at_unix_us: int
     time_left: float
-    variant: str
-    assignment: prediction_pb2.Assignment
-    rules: RulesAnswer
+    variant: str = RULES
+    assignment: prediction_pb2.Assignment = _NO_ASSIGNMENT
+    rules: RulesAnswer = _NO_ANSWER
+    at_unix_us: int = 0
     repeats: Entry | None = None
+    """Set when a caller's id was seen before: the first call's answer is this one's too."""
 
 
 class Decider:
@@ -98,11 +102,10 @@ class Decider:
         flags: Mapping[str, bool],
         time_left: float | None,
     ) -> Prepared:
-        """Validates a row, assigns its arm and computes the rules.
+        """Validates a row; changes nothing.
 
         Raises:
             InvalidArgument: the row breaks the schema or a bound.
-            AlreadyExists: the decision id was used with another body.
             DeadlineExceeded: no time is left.
         """
         arrived_ns = self._monotonic_ns()
@@ -114,15 +117,10 @@ class Decider:
         if region:
             check_text("region", region)
         packed, vector = route.family.schema.encode(numbers, categories, flags)
-        digest, repeats = b"", None
+        digest = b""
         if decision_id:
             check_decision_id(decision_id)
             digest = _digest(route.family.name, unit_id, region, packed)
-            repeats = self._recent.claim(tenant, decision_id, digest)
-        else:
-            decision_id = self._make_id()
-        at_unix_us = self._now_unix_ns() // 1000
-        variant, assignment = self._assign(route, unit_id, decision_id, tenant, region, at_unix_us, repeats)
         return Prepared(
             route=route,
             tenant=tenant,
@@ -130,36 +128,52 @@ class Decider:
             unit_id=unit_id,
             region=region,
             packed=packed,
+            vector=vector,
             digest=digest,
             arrived_ns=arrived_ns,
-            at_unix_us=at_unix_us,
             time_left=seconds,
-            variant=variant,
-            assignment=assignment,
-            rules=route.family.rules(route.family.row._make(vector)),
-            repeats=repeats,
         )
 
-    def _assign(
-        self,
-        route: Route,
-        unit_id: str,
-        decision_id: str,
-        tenant: str,
-        region: str,
-        at_unix_us: int,
-        repeats: Entry | None,
-    ) -> tuple[str, prediction_pb2.Assignment]:
-        if repeats is not None:
-            return RULES, _NO_ASSIGNMENT
+    def now_unix_us(self) -> int:
+        """Gives the instant that an assignment made now is made for."""
+        return self._now_unix_ns() // 1000
+
+    def admit(self, rows: Sequence[Prepared]) -> None:
+        """Takes validated rows in, all or none: claims callers' ids, assigns the arms, computes the rules.
+
+        Raises:
+            AlreadyExists: a decision id was used with another body.
+        """
+        claimed: list[Prepared] = []
+        for row in rows:
+            if row.digest:
+                try:
+                    row.repeats = self._recent.claim(row.tenant, row.decision_id, row.digest)
+                except AlreadyExists:
+                    for taken in claimed:
+                        self._recent.release(taken.tenant, taken.decision_id)
+                    raise
+                if row.repeats is None:
+                    claimed.append(row)
+            else:
+                row.decision_id = self._make_id()
+        at_unix_us = self.now_unix_us()
+        for row in rows:
+            if row.repeats is None:
+                row.at_unix_us = at_unix_us
+                row.variant, row.assignment = self._assign(row)
+                family = row.route.family
+                row.rules = family.rules(family.row._make(row.vector))
+
+    def _assign(self, row: Prepared) -> tuple[str, prediction_pb2.Assignment]:
         chosen = choose(
-            route,
+            row.route,
             self._rotation,
-            unit_id=unit_id,
-            decision_id=decision_id,
-            tenant=tenant,
-            region=region,
-            at_unix_us=at_unix_us,
+            unit_id=row.unit_id,
+            decision_id=row.decision_id,
+            tenant=row.tenant,
+            region=row.region,
+            at_unix_us=row.at_unix_us,
         )
         if chosen is None:
             return RULES, _NO_ASSIGNMENT

@@ -37,7 +37,7 @@ class RouterMetrics:
             "turnout_configuration_loads", "Readings of turnout.yaml, by result.", ("result",), registry=registry
         )
         self.unshipped = Gauge(
-            "turnout_journal_unshipped_records", "Records that the ledger has not confirmed yet.", registry=registry
+            "turnout_journal_unshipped_bytes", "Journal bytes that the ledger has not confirmed yet.", registry=registry
         )
         self.held = Gauge(
             "turnout_journal_held_frames", "Frames held in memory because the disk refuses them.", registry=registry

@@ -68,6 +68,10 @@ class RecentDecisions:
             raise AlreadyExists("decision_id", message)
         return entry
 
+    def release(self, tenant: str, decision_id: str) -> None:
+        """Gives up a claimed id whose decision was not made."""
+        self._entries.pop((tenant, decision_id), None)
+
     def settle(self, tenant: str, decision_id: str, answer: prediction_pb2.PredictResponse) -> None:
         """Keeps the answer under a claimed id and hands it to whoever waits for it."""
         entry = self._entries.get((tenant, decision_id))

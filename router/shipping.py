@@ -82,6 +82,15 @@ class Shipper:
             return False
         return True
 
+    def pending_bytes(self) -> int:
+        """Bytes of the journal that the ledger has not confirmed yet."""
+        total = 0
+        for path in segments(self._journal.folder):
+            index = int(path.stem)
+            if index >= self._segment:
+                total += path.stat().st_size - (self._offset if index == self._segment else 0)
+        return total
+
     def _next_batch(self) -> tuple[list[bytes], int]:
         path = self._journal.folder / f"{self._segment:020d}.journal"
         try:

@@ -1,0 +1,40 @@
+"""Follows turnout.yaml: a changed file is read and checked whole, then applied; a bad one is refused and told."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Final
+
+import structlog
+
+from services.runtime.config import Config, ConfigError, read_config
+
+_log = structlog.get_logger(__name__)
+POLL_SECONDS: Final = 0.1
+Apply = Callable[[Config], Awaitable[None]]
+
+
+def fingerprint(path: Path) -> tuple[int, int, int] | None:
+    """Gives what changes when a file is edited or replaced (also through a symbolic link); None when it is gone."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_mtime_ns, found.st_size, found.st_ino
+
+
+async def watch(path: Path, seen: tuple[int, int, int] | None, apply: Apply, refused: Callable[[], None]) -> None:
+    """Applies every change of the file until cancelled. `seen` is the fingerprint of what is applied already."""
+    while True:
+        await asyncio.sleep(POLL_SECONDS)
+        now = fingerprint(path)
+        if now == seen or now is None:
+            continue
+        seen = now
+        try:
+            await apply(read_config(path))
+        except ConfigError as error:
+            refused()
+            _log.error("configuration refused; the old one stays", reason=str(error))

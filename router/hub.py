@@ -1,0 +1,66 @@
+"""The router's link to the hub's ledger: ships journal records and asks for decisions. The hub may be away."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+import grpc
+
+from turnout.v1 import ledger_pb2
+
+_SERVICE: Final = "/turnout.v1.LedgerService"
+_OPTIONS: Final = (
+    ("grpc.max_send_message_length", 16 << 20),
+    ("grpc.keepalive_time_ms", 10_000),
+    ("grpc.keepalive_timeout_ms", 1_000),
+    ("grpc.max_reconnect_backoff_ms", 1_000),
+)
+_SHIP_SECONDS: Final = 10.0
+_FIND_SECONDS: Final = 1.0
+
+
+class HubLedger:
+    """The LedgerService of the hub."""
+
+    def __init__(self, channel: grpc.aio.Channel, *, router: str, token: str | None) -> None:
+        self._router = router
+        self._metadata = (("authorization", f"Bearer {token}"),) if token else ()
+        self._append = channel.unary_unary(
+            f"{_SERVICE}/AppendRecords",
+            request_serializer=ledger_pb2.AppendRecordsRequest.SerializeToString,
+            response_deserializer=ledger_pb2.AppendRecordsResponse.FromString,
+        )
+        self._find = channel.unary_unary(
+            f"{_SERVICE}/FindDecisions",
+            request_serializer=ledger_pb2.FindDecisionsRequest.SerializeToString,
+            response_deserializer=ledger_pb2.FindDecisionsResponse.FromString,
+        )
+
+    async def ship(self, records: Sequence[bytes]) -> None:
+        """Stores records in the ledger.
+
+        Raises:
+            ConnectionError: the ledger did not confirm them.
+        """
+        request = ledger_pb2.AppendRecordsRequest(records=records, router=self._router)
+        try:
+            await self._append(request, timeout=_SHIP_SECONDS, metadata=self._metadata)
+        except grpc.aio.AioRpcError as error:
+            raise ConnectionError(error.code().name) from error
+
+    async def find(self, tenant: str, decision_ids: Sequence[str]) -> Sequence[str] | None:
+        """Gives the family of each decision, "" for an unknown one; None when the ledger is away."""
+        request = ledger_pb2.FindDecisionsRequest(tenant=tenant, decision_ids=decision_ids)
+        try:
+            reply: ledger_pb2.FindDecisionsResponse = await self._find(
+                request, timeout=_FIND_SECONDS, metadata=self._metadata
+            )
+        except grpc.aio.AioRpcError:
+            return None
+        return list(reply.families)
+
+
+def hub_channel(address: str) -> grpc.aio.Channel:
+    """Opens the channel to the hub; it connects by itself when the hub is there."""
+    return grpc.aio.insecure_channel(address, options=_OPTIONS)

@@ -1,0 +1,275 @@
+"""turnout.v1.PredictionService: decodes, delegates to the decider, encodes. Knows no transport."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Coroutine, Sequence
+from typing import Any, Final
+
+import structlog
+
+from router.deciding import Decider, Prepared, groups
+from router.explaining import explain
+from router.metrics import RouterMetrics
+from router.outcomes import Outcomes
+from router.recent import answer_of
+from services.runtime.call import Call
+from services.runtime.errors import (
+    INTERNAL,
+    INTERNAL_MESSAGE,
+    InvalidArgument,
+    ResourceExhausted,
+    TurnoutError,
+)
+from turnout.v1 import prediction_pb2
+
+_log = structlog.get_logger(__name__)
+MAX_ROWS: Final = 1000
+MAX_STREAM_CALLS: Final = 4096
+"""Calls under way on one stream; more are refused one by one."""
+
+
+class PredictionService:
+    """What callers use."""
+
+    def __init__(
+        self, decider: Decider, outcomes: Outcomes, *, metrics: RouterMetrics, stopping: asyncio.Event
+    ) -> None:
+        self._decider = decider
+        self._outcomes = outcomes
+        self._metrics = metrics
+        self._stopping = stopping
+
+    async def predict(self, request: prediction_pb2.PredictRequest, call: Call) -> prediction_pb2.PredictResponse:
+        """Answers one row."""
+        row = self._prepared(request, call.tenant, call.time_left())
+        return await self._answer_one(row)
+
+    async def predict_batch(
+        self, request: prediction_pb2.PredictBatchRequest, call: Call
+    ) -> prediction_pb2.PredictBatchResponse:
+        """Answers up to 1 000 rows; one bad row refuses all of them."""
+        rows = self._prepared_batch(request, call)
+        try:
+            self._decider.admit(rows)
+        except TurnoutError as error:
+            self._metrics.refused(error.code)
+            raise
+        return prediction_pb2.PredictBatchResponse(predictions=await self.answer_all(rows))
+
+    async def answer_all(self, rows: Sequence[Prepared]) -> list[prediction_pb2.PredictResponse]:
+        """Answers admitted rows in their order, the groups side by side."""
+        parts = groups([row for row in rows if row.repeats is None])
+        answered = (
+            await asyncio.gather(*map(self._decider.answer, parts))
+            if len(parts) > 1
+            else ([await self._decider.answer(parts[0])] if parts else [])
+        )
+        by_row = {
+            id(row): answer
+            for part, answers in zip(parts, answered, strict=True)
+            for row, answer in zip(part, answers, strict=True)
+        }
+        return [by_row[id(row)] if row.repeats is None else await answer_of(row.repeats) for row in rows]
+
+    async def predict_stream(
+        self, requests: AsyncIterator[prediction_pb2.PredictStreamRequest], call: Call
+    ) -> AsyncIterator[prediction_pb2.PredictStreamResponse]:
+        """Answers calls as their arms do, each frame's groups side by side; ends when the caller or the server does."""
+        stream = _Stream(self, call.tenant)
+        reader = asyncio.create_task(stream.read(requests))
+        stopper = asyncio.create_task(self._stopping.wait())
+        stopper.add_done_callback(lambda _: reader.cancel())
+        try:
+            async for results in stream.results(reader):
+                yield prediction_pb2.PredictStreamResponse(results=results)
+        finally:
+            stopper.cancel()
+            reader.cancel()
+            await asyncio.gather(reader, stopper, return_exceptions=True)
+
+    async def explain(self, request: prediction_pb2.ExplainRequest, call: Call) -> prediction_pb2.ExplainResponse:
+        """Says which features moved an answer."""
+        row = self._prepared(request.request, call.tenant, call.time_left())
+        return await explain(row, request.variant, self._decider)
+
+    async def record_outcome(
+        self, request: prediction_pb2.RecordOutcomeRequest, call: Call
+    ) -> prediction_pb2.RecordOutcomeResponse:
+        """Takes one outcome."""
+        (result,) = await self._outcomes.record(call.tenant, [request])
+        if isinstance(result, TurnoutError):
+            self._metrics.refused(result.code)
+            raise result
+        return result
+
+    async def record_outcomes(
+        self, request: prediction_pb2.RecordOutcomesRequest, call: Call
+    ) -> prediction_pb2.RecordOutcomesResponse:
+        """Takes up to 1 000 outcomes."""
+        results = await self._outcomes.record(call.tenant, request.outcomes)
+        return prediction_pb2.RecordOutcomesResponse(
+            results=[
+                prediction_pb2.OutcomeResult(error=call_error(result))
+                if isinstance(result, TurnoutError)
+                else prediction_pb2.OutcomeResult(accepted=result)
+                for result in results
+            ]
+        )
+
+    def _prepared(self, request: prediction_pb2.PredictRequest, tenant: str, time_left: float | None) -> Prepared:
+        try:
+            return self._decider.prepare(
+                self._decider.table.route(request.family),
+                tenant=tenant,
+                decision_id=request.decision_id,
+                unit_id=request.unit_id,
+                region=request.region,
+                numbers=request.numbers,
+                categories=request.categories,
+                flags=request.flags,
+                time_left=time_left,
+            )
+        except TurnoutError as error:
+            self._metrics.refused(error.code)
+            raise
+
+    async def _answer_one(self, row: Prepared) -> prediction_pb2.PredictResponse:
+        try:
+            self._decider.admit((row,))
+        except TurnoutError as error:
+            self._metrics.refused(error.code)
+            raise
+        if row.repeats is not None:
+            return await answer_of(row.repeats)
+        (answer,) = await self._decider.answer((row,))
+        return answer
+
+    def _prepared_batch(self, request: prediction_pb2.PredictBatchRequest, call: Call) -> list[Prepared]:
+        count = len(request.rows)
+        try:
+            if not 1 <= count <= MAX_ROWS:
+                raise InvalidArgument("rows", f"rows must be 1 to {MAX_ROWS}, not {count}")
+            route = self._decider.table.route(request.family)
+            time_left = call.time_left()
+            rows = []
+            for index, row in enumerate(request.rows):
+                try:
+                    rows.append(
+                        self._decider.prepare(
+                            route,
+                            tenant=call.tenant,
+                            decision_id=row.decision_id,
+                            unit_id=row.unit_id,
+                            region=row.region,
+                            numbers=row.numbers,
+                            categories=row.categories,
+                            flags=row.flags,
+                            time_left=time_left,
+                        )
+                    )
+                except InvalidArgument as error:
+                    raise InvalidArgument(f"rows[{index}].{error.field}", f"row {index}: {error.message}") from None
+        except TurnoutError as error:
+            self._metrics.refused(error.code)
+            raise
+        return rows
+
+    def take_frame(
+        self, frame: prediction_pb2.PredictStreamRequest, tenant: str, room: int
+    ) -> tuple[list[list[tuple[int, Prepared]]], list[prediction_pb2.PredictResult]]:
+        """Prepares the calls of a frame: gives them in groups with their numbers, and the results of refused ones."""
+        taken: list[tuple[int, Prepared]] = []
+        refused: list[prediction_pb2.PredictResult] = []
+        for position, entry in enumerate(frame.calls):
+            try:
+                if position >= room:
+                    raise ResourceExhausted("calls", f"a stream may have {MAX_STREAM_CALLS} calls under way; wait")
+                seconds = entry.timeout_ms / 1000 if entry.timeout_ms else None
+                row = self._prepared(entry.request, tenant, seconds)
+                self._decider.admit((row,))
+            except TurnoutError as error:
+                refused.append(prediction_pb2.PredictResult(call_id=entry.call_id, error=call_error(error)))
+                continue
+            taken.append((entry.call_id, row))
+        gathered: dict[tuple[str, str, int], list[tuple[int, Prepared]]] = {}
+        for call_id, row in taken:
+            alone = call_id if row.repeats is not None else -1
+            gathered.setdefault((row.route.family.name, row.variant, alone), []).append((call_id, row))
+        return list(gathered.values()), refused
+
+    async def answer_group(self, group: Sequence[tuple[int, Prepared]]) -> list[prediction_pb2.PredictResult]:
+        """Answers a group that `take_frame` gave."""
+        rows = [row for _, row in group]
+        repeats = rows[0].repeats
+        answers = [await answer_of(repeats)] if repeats is not None else await self._decider.answer(rows)
+        return [
+            prediction_pb2.PredictResult(call_id=call_id, prediction=answer)
+            for (call_id, _), answer in zip(group, answers, strict=True)
+        ]
+
+
+class _Stream:
+    """One multiplexed stream: reads frames, answers their groups side by side, gathers what is ready into frames."""
+
+    def __init__(self, service: PredictionService, tenant: str) -> None:
+        self._service = service
+        self._tenant = tenant
+        self._ready: list[prediction_pb2.PredictResult] = []
+        self._wake = asyncio.Event()
+        self._under_way = 0
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def read(self, requests: AsyncIterator[prediction_pb2.PredictStreamRequest]) -> None:
+        try:
+            async for frame in requests:
+                if not 1 <= len(frame.calls) <= MAX_ROWS:
+                    raise InvalidArgument("calls", f"calls must be 1 to {MAX_ROWS}, not {len(frame.calls)}")
+                parts, refused = self._service.take_frame(frame, self._tenant, MAX_STREAM_CALLS - self._under_way)
+                if refused:
+                    self._ready.extend(refused)
+                    self._wake.set()
+                for part in parts:
+                    self._under_way += len(part)
+                    self._start(self._answer(part))
+        finally:
+            self._wake.set()
+
+    def _start(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _answer(self, part: list[tuple[int, Prepared]]) -> None:
+        try:
+            self._ready.extend(await self._service.answer_group(part))
+        except Exception as failure:  # noqa: BLE001 - the boundary of one call inside a stream
+            _log.error("stream call failed", exc_info=failure)
+            error = prediction_pb2.CallError(code=INTERNAL, message=INTERNAL_MESSAGE)
+            self._ready.extend(prediction_pb2.PredictResult(call_id=call_id, error=error) for call_id, _ in part)
+        finally:
+            self._under_way -= len(part)
+            self._wake.set()
+
+    async def results(self, reader: asyncio.Task[None]) -> AsyncIterator[list[prediction_pb2.PredictResult]]:
+        """Gives what is ready, until the reading is over and every call that was taken has its result."""
+        try:
+            while True:
+                if self._ready:
+                    batch, self._ready = self._ready[:MAX_ROWS], self._ready[MAX_ROWS:]
+                    yield batch
+                elif reader.done() and not self._under_way:
+                    if not reader.cancelled() and (error := reader.exception()) is not None:
+                        raise error
+                    return
+                else:
+                    await self._wake.wait()
+                    self._wake.clear()
+        finally:
+            for task in self._tasks:
+                task.cancel()
+
+
+def call_error(error: TurnoutError) -> prediction_pb2.CallError:
+    """Gives an error the form that it has inside a stream or a list."""
+    return prediction_pb2.CallError(code=error.code, message=error.message, field=error.field)
