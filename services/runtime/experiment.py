@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 DAY_SECONDS: Final = 86_400
 MAX_ARMS: Final = 32
+MAX_ROTATION: Final = 10_000
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,62}$")]
 
 
@@ -131,7 +132,18 @@ class Experiment(Frozen):
                     raise ValueError(f"the timetable names the unknown arm {slot.arm!r}")
                 if self.arms[slot.arm].weight == 0:
                     raise ValueError(f"the timetable names arm {slot.arm!r}, whose weight is 0")
+        if isinstance(self.strategy, RoundRobin) and (cycle := sum(self.whole_weights().values())) > MAX_ROTATION:
+            raise ValueError(
+                f"the weights make a rotation of {cycle} steps, over the {MAX_ROTATION} allowed: "
+                "percentages with two decimals that add up to 100 always fit"
+            )
         return self
+
+    def whole_weights(self) -> dict[str, int]:
+        """Gives the weights above 0 as the smallest whole numbers in the same proportion, in the order of the arms."""
+        hundredths = {name: round(arm.weight * 100) for name, arm in self.arms.items() if arm.weight > 0}
+        divisor = math.gcd(*hundredths.values())
+        return {name: weight // divisor for name, weight in hundredths.items()}
 
     def canonical_json(self) -> str:
         """Gives the canonical form: sorted keys, no spaces; the arms as a list, since their order matters."""

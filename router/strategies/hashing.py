@@ -1,0 +1,60 @@
+"""Keyed hashes that an assignment hangs on; byte for byte as in docs/assignment.md.
+
+Every message starts with one letter for its kind, and every text but the last carries its length, so that no two
+different subjects share a message.
+"""
+
+from __future__ import annotations
+
+from hashlib import blake2b
+from typing import Final
+
+MASK: Final = 2**64 - 1
+
+
+def _utf8(text: str) -> bytes:
+    # A lone surrogate cannot come over the wire, but it must not cost anybody an answer either.
+    return text.encode("utf-8", "surrogatepass")
+
+
+def _framed(text: str) -> bytes:
+    octets = _utf8(text)
+    return len(octets).to_bytes(4, "big") + octets
+
+
+def salt_key(salt: str) -> bytes:
+    """Gives the 64-byte key of an experiment: the unkeyed BLAKE2b-512 of its salt."""
+    return blake2b(_utf8(salt)).digest()
+
+
+def _hash(key: bytes, message: bytes) -> int:
+    return int.from_bytes(blake2b(message, digest_size=8, key=key).digest(), "big")
+
+
+def unit_hash(key: bytes, tenant: str, unit_id: str, decision_id: str) -> int:
+    """Gives the 64-bit hash of a unit, or of a decision that has none; the two never share a message."""
+    if unit_id:
+        return _hash(key, b"u" + _framed(tenant) + _utf8(unit_id))
+    return _hash(key, b"d" + _framed(tenant) + _utf8(decision_id))
+
+
+def block_hash(key: bytes, tenant: str, region: str, block: int) -> int:
+    """Gives the 64-bit hash of a switchback block."""
+    return _hash(key, b"b" + _framed(tenant) + _framed(region) + block.to_bytes(8, "big", signed=True))
+
+
+def start_hash(key: bytes, tenant: str, region: str) -> int:
+    """Gives the 64-bit hash that shifts the alternation of a region and tenant."""
+    return _hash(key, b"s" + _framed(tenant) + _utf8(region))
+
+
+def arm_seed(key: bytes, arm: str) -> int:
+    """Gives the 64-bit seed of an arm."""
+    return _hash(key, b"a" + _utf8(arm))
+
+
+def mix(value: int) -> int:
+    """Scrambles 64 bits one to one: the finaliser of SplitMix64 (Steele, Lea and Flood, OOPSLA 2014; Stafford's 13)."""
+    value = (value ^ (value >> 30)) * 0xBF58476D1CE4E5B9 & MASK
+    value = (value ^ (value >> 27)) * 0x94D049BB133111EB & MASK
+    return value ^ (value >> 31)

@@ -1,0 +1,27 @@
+"""Paused: everything goes to the champion."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from router.strategies.assignment import Assignment
+
+
+@dataclass(frozen=True, slots=True)
+class Paused:
+    """One answer for all."""
+
+    choice: Assignment
+
+    def assign(
+        self,
+        *,
+        unit_id: str,  # noqa: ARG002 - part of the protocol
+        decision_id: str,  # noqa: ARG002 - part of the protocol
+        tenant: str,  # noqa: ARG002 - part of the protocol
+        region: str,  # noqa: ARG002 - part of the protocol
+        at_unix_us: int,  # noqa: ARG002 - part of the protocol
+        sequence: int,  # noqa: ARG002 - part of the protocol
+    ) -> Assignment:
+        """Gives the champion; see Strategy.assign."""
+        return self.choice
