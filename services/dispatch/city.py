@@ -5,27 +5,12 @@ from __future__ import annotations
 import bisect
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final
 
 import numpy as np
 
 from services.dispatch.distributions import Duration
 from services.dispatch.roads import Floats, Integers, RoadGraph, RoutingProgress, TravelTimes, travel_times
 from services.runtime.errors import InvalidArgument
-
-CALL_TYPES: Final = (
-    "medical",
-    "trauma",
-    "cardiac",
-    "breathing",
-    "stroke",
-    "fire",
-    "alarm",
-    "traffic",
-    "rescue",
-    "other",
-)
-"""The dispatch family's call types, in its order."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +33,7 @@ class CrewMember:
 
 @dataclass(frozen=True, slots=True)
 class Unit:
-    """An ambulance with its crew. `expertise` is the crew's fit to each of `CALL_TYPES`, 0 to 1."""
+    """An ambulance with its crew. `expertise` is the crew's fit to each of the family's `CALL_TYPES`, 0 to 1."""
 
     unit_id: str
     station: int

@@ -6,7 +6,8 @@ from typing import Final
 
 import numpy as np
 
-from services.dispatch.city import CALL_TYPES, CrewMember, Unit
+from bentos.dispatch.features import CALL_TYPES
+from services.dispatch.city import CrewMember, Unit
 
 ADVANCED: Final = 1
 """Unit class of advanced life support; class 2 is basic."""

@@ -57,23 +57,25 @@ class Duration:
         return min(max(value, self.low), self.high)
 
     def _draw(self, rng: np.random.Generator) -> float:
+        value: float
         match self.shape:
             case Shape.CONSTANT:
-                return self.a
+                value = self.a
             case Shape.EXPONENTIAL:
-                return float(rng.exponential(self.a))
+                value = rng.exponential(self.a)
             case Shape.NORMAL:
-                return float(rng.normal(self.a, self.b)) if self.b else self.a
+                value = rng.normal(self.a, self.b) if self.b else self.a
             case Shape.UNIFORM:
-                return float(rng.uniform(self.a, self.b))
+                value = rng.uniform(self.a, self.b)
             case Shape.WEIBULL:
-                return self.b * float(rng.weibull(self.a))
+                value = self.b * rng.weibull(self.a)
             case Shape.GAMMA:
-                return float(rng.gamma(self.a, self.b))
+                value = rng.gamma(self.a, self.b)
             case Shape.LOGNORMAL:
-                return float(rng.lognormal(self.a, self.b))
+                value = rng.lognormal(self.a, self.b)
             case _ as never:
                 assert_never(never)
+        return float(value)
 
     @property
     def mean(self) -> float:

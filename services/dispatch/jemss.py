@@ -124,7 +124,7 @@ def _priorities(source: Source | None, read: BytesRead) -> tuple[Priority, ...]:
 def _sites(source: Source, kind: str, frame: MapFrame, roads: RoadGraph, read: BytesRead) -> tuple[Site, ...]:
     sites = []
     for number, row in enumerate(only(tables(source, read), kind, source), start=1):
-        row.index(number)
+        row.expect_index(number)
         node, gap = roads.nearest(*frame.km(row.number("x"), row.number("y")))
         given = next((row.cells[column] for column in row.cells if column.lower().startswith("name")), "")
         sites.append(Site(given or f"{kind[:-1]}-{number}", node, gap))
@@ -134,7 +134,7 @@ def _sites(source: Source, kind: str, frame: MapFrame, roads: RoadGraph, read: B
 def _units(source: Source, stations: int, rng: np.random.Generator, read: BytesRead) -> tuple[Unit, ...]:
     units = []
     for number, row in enumerate(only(tables(source, read), "ambulances", source), start=1):
-        row.index(number)
+        row.expect_index(number)
         if number > _MAX_UNITS:
             raise source.wrong(row.line, f"a city has at most {_MAX_UNITS} units")
         station = row.integer("stationIndex", low=1, high=stations) - 1

@@ -114,7 +114,7 @@ def read_demand(source: Source, priorities: int, read: BytesRead) -> tuple[Deman
                 raise source.wrong(row.line, f"there are only {priorities} priorities")
             rates[priority] += rate
         sets.append(tuple(rates))
-    periods = []
+    periods: list[DemandPeriod] = []
     for row in only(found, "demandSetsTiming", source):
         start = row.number("startTime", low=0.0) * MINUTES_PER_DAY
         if periods and start <= periods[-1].start_min:

@@ -84,7 +84,7 @@ def _nodes(
     for row in rows(source, read):
         if row.table != "nodes":
             continue
-        row.index(len(access) + 1)
+        row.expect_index(len(access) + 1)
         if len(access) >= MAX_NODES:
             raise source.wrong(row.line, f"a city has at most {MAX_NODES} nodes")
         values.extend(frame.km(row.number("x"), row.number("y")))
@@ -118,7 +118,7 @@ def _arcs(
             if not modes:
                 raise source.wrong(row.line, "table 'miscData' with arcForm and numModes must stand before the arcs")
             arcs += 1
-            row.index(arcs)
+            row.expect_index(arcs)
             if arcs > MAX_ARCS:
                 raise source.wrong(row.line, f"a city has at most {MAX_ARCS} arcs")
             ends.extend(row.integer(name, low=1, high=nodes) - 1 for name in ("fromNode", "toNode"))

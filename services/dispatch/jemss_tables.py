@@ -124,7 +124,7 @@ class Row(NamedTuple):
             raise self.source.wrong(self.line, f"{column} must be a whole number, not {value:g}")
         return int(value)
 
-    def index(self, expected: int) -> None:
+    def expect_index(self, expected: int) -> None:
         """Refuses a row whose `index` is not the next one.
 
         Raises:

@@ -1,0 +1,178 @@
+"""Calls as a non-homogeneous Poisson process over hour, weekday, place and priority.
+
+The intensity is (mean calls a day of the city) x (shape of the week) and is sampled by thinning: candidates come at
+the highest rate, and each is kept with the probability rate(t) / highest rate (Lewis and Shedler 1979, "Simulation of
+nonhomogeneous Poisson processes by thinning"). Everything random about a call that no decision can change is drawn
+here, so that two policies with one seed face the very same calls.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Final, NamedTuple
+
+import numpy as np
+
+from services.dispatch.city import City
+from services.dispatch.roads import Floats
+
+MINUTES_PER_DAY: Final = 1440.0
+MINUTES_PER_WEEK: Final = 7 * MINUTES_PER_DAY
+
+
+@dataclass(frozen=True, slots=True)
+class WeekShape:
+    """Relative rate of calls: 24 hours of a working day, 24 of a weekend day, 7 weekdays (0 = Monday); means of 1."""
+
+    working: tuple[float, ...]
+    weekend: tuple[float, ...]
+    days: tuple[float, ...]
+
+    def at(self, hour: float, weekday: int) -> float:
+        """Relative rate at an hour (0 to 24) of a weekday."""
+        hours = self.weekend if weekday >= 5 else self.working
+        return hours[int(hour) % 24] * self.days[weekday]
+
+    @property
+    def highest(self) -> float:
+        """The highest relative rate of the week."""
+        return max(self.at(hour, day) for day in range(7) for hour in range(24))
+
+
+FLAT: Final = WeekShape((1.0,) * 24, (1.0,) * 24, (1.0,) * 7)
+"""The same rate at all times, as the JEMSS configurations have it."""
+
+# fmt: off
+RIO: Final = WeekShape(
+    working=(0.52, 0.43, 0.35, 0.32, 0.29, 0.42, 0.74, 1.08, 1.43, 1.69, 1.83, 1.74,
+             1.59, 1.51, 1.31, 1.24, 1.21, 1.15, 1.09, 1.01, 0.89, 0.83, 0.71, 0.62),
+    weekend=(0.66, 0.59, 0.52, 0.50, 0.44, 0.51, 0.74, 0.95, 1.23, 1.48, 1.67, 1.61,
+             1.51, 1.42, 1.22, 1.24, 1.18, 1.11, 1.05, 1.01, 0.93, 0.86, 0.82, 0.74),
+    days=(1.082, 1.029, 0.997, 1.005, 0.978, 0.987, 0.922),
+)
+# fmt: on
+"""Shape of 223 388 calls to the ambulances of Rio de Janeiro on ordinary days.
+
+Computed from the counts by half-hour and weekday published with LASPATED (github.com/vguigues/LASPATED,
+arXiv:2401.04156). Two readings of ours, which the data do not state: its weekday 0 is a Friday (the counts of 1 and 2
+look like a weekend), and its hours are UTC (the night's lowest point lies at 7), so that they are moved by three.
+"""
+
+# Relative share of each call type, in the order of CALL_TYPES, from the most severe (5) to the least (1).
+_TYPE_SHARES: Final = np.array(
+    [
+        [0.16, 0.12, 0.26, 0.18, 0.12, 0.04, 0.01, 0.07, 0.03, 0.01],
+        [0.24, 0.16, 0.15, 0.16, 0.09, 0.04, 0.02, 0.09, 0.03, 0.02],
+        [0.36, 0.18, 0.06, 0.10, 0.03, 0.03, 0.05, 0.10, 0.03, 0.06],
+        [0.40, 0.18, 0.02, 0.06, 0.01, 0.03, 0.11, 0.07, 0.03, 0.09],
+        [0.38, 0.14, 0.01, 0.03, 0.00, 0.02, 0.20, 0.04, 0.03, 0.15],
+    ]
+)
+_MEAN_AGE: Final = (58.0, 38.0, 68.0, 55.0, 71.0, 42.0, 45.0, 36.0, 40.0, 48.0)
+_AGE_SPREAD: Final = 19.0
+_AGE_UNKNOWN: Final = 0.08
+_NIGHT_EXTRA: Final = 1.3
+_CENTRE_BY_DAY: Final = 0.35
+_CENTRE_BY_NIGHT: Final = 0.1
+
+
+class Call(NamedTuple):
+    """A call, with everything that was fixed before anybody decided.
+
+    Times are minutes, `minute` since the simulation's start. `place` is an index into the city's call nodes.
+    `travel_noise` is a standard normal number, `fit_draw` uniform in [0, 1).
+    """
+
+    number: int
+    minute: float
+    place: int
+    priority: int
+    severity: int
+    call_type: int
+    patient_age: float | None
+    dispatch_delay: float
+    mobilisation: float
+    on_scene: float
+    transport: bool
+    handover: float
+    travel_noise: float
+    fit_draw: float
+
+
+def weekday_and_hour(minute: float, start_weekday: int = 0) -> tuple[int, float]:
+    """Gives the weekday (0 = Monday) and the hour (0 to 24) at a minute after a midnight of `start_weekday`."""
+    day, rest = divmod(minute, MINUTES_PER_DAY)
+    return (int(day) + start_weekday) % 7, rest / 60.0
+
+
+def arrivals(city: City, seed: int, *, shape: WeekShape = RIO, start_weekday: int = 0) -> Iterator[Call]:
+    """Draws calls without end, in order of time; the same arguments give the same calls."""
+    rng = np.random.default_rng((seed, 0xCA11))
+    highest = max(sum(period.calls_per_day) for period in city.demand) * shape.highest / MINUTES_PER_DAY
+    sampler = _Sampler(city, rng)
+    minute, number = 0.0, 0
+    while True:
+        minute += float(rng.exponential(1.0 / highest))
+        weekday, hour = weekday_and_hour(minute, start_weekday)
+        rate = sum(city.rates(minute)) * shape.at(hour, weekday) / MINUTES_PER_DAY
+        if rng.random() * highest < rate:
+            number += 1
+            yield sampler.call(number, minute, weekday, hour)
+
+
+class _Sampler:
+    """Draws what a call is, given when it comes."""
+
+    def __init__(self, city: City, rng: np.random.Generator) -> None:
+        self._city = city
+        self._rng = rng
+        self._places = np.cumsum(city.place_weight, axis=1)
+        self._types = np.cumsum(_TYPE_SHARES, axis=1)
+
+    def call(self, number: int, minute: float, weekday: int, hour: float) -> Call:
+        rng, times = self._rng, self._city.times
+        priority = _priority(self._city.rates(minute), hour, rng)
+        band = self._city.priorities[priority].severities
+        severity = band[int(rng.integers(len(band)))]
+        kind = self._pick(self._types[5 - severity])
+        unknown = rng.random() < _AGE_UNKNOWN
+        age = round(float(np.clip(rng.normal(_MEAN_AGE[kind], _AGE_SPREAD), 0.0, 105.0)))
+        return Call(
+            number=number,
+            minute=minute,
+            place=self._place(weekday, hour),
+            priority=priority,
+            severity=severity,
+            call_type=kind,
+            patient_age=None if unknown else float(age),
+            dispatch_delay=times.dispatch_delay.sample(rng),
+            mobilisation=times.mobilisation.sample(rng),
+            on_scene=times.on_scene.sample(rng),
+            transport=bool(rng.random() < times.transport),
+            handover=times.handover.sample(rng),
+            travel_noise=float(rng.standard_normal()),
+            fit_draw=float(rng.random()),
+        )
+
+    def _place(self, weekday: int, hour: float) -> int:
+        working_hours = weekday < 5 and 8 <= hour < 18
+        centre = self._rng.random() < (_CENTRE_BY_DAY if working_hours else _CENTRE_BY_NIGHT)
+        return self._pick(self._places[int(centre)])
+
+    def _pick(self, cumulative: Floats) -> int:
+        mark = self._rng.random() * cumulative[-1]
+        return min(int(np.searchsorted(cumulative, mark, side="right")), len(cumulative) - 1)
+
+
+def _priority(rates: tuple[float, ...], hour: float, rng: np.random.Generator) -> int:
+    """Draws a priority by the city's rates; at night, between midnight and six, the most urgent weighs 1.3 times."""
+    weights = list(rates)
+    if hour < 6:
+        weights[0] *= _NIGHT_EXTRA
+    mark = float(rng.random()) * sum(weights)
+    for priority, weight in enumerate(weights):
+        mark -= weight
+        if mark < 0:
+            return priority
+    return max(index for index, weight in enumerate(weights) if weight > 0)
