@@ -1,1 +1,1 @@
-"""Runs one bento over gRPC."""
+"""The process that serves one exported bento over gRPC, without BentoML, training libraries or pickle."""
