@@ -12,7 +12,7 @@ def smooth_cycle(weights: Sequence[int]) -> bytes:
     """Gives one full cycle of indices, sum(weights) long, in which index i comes weights[i] times, spread evenly.
 
     At every step each arm earns its weight, the richest one (the first among equals) is chosen and pays the total.
-    After any number of steps an arm is ahead of its share by less than 1 - 1/N and behind it by at most
+    After any number of steps an arm is ahead of its share by at most 1 - 1/N and behind it by at most
     1/2 + 1/3 + … + 1/N, where N is the number of arms (proof in docs/assignment.md).
 
     Args:
