@@ -12,7 +12,7 @@ import hashlib
 import math
 import struct
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 from bentos.family import RULES, RulesAnswer
@@ -53,7 +53,8 @@ class Prepared:
     arrived_ns: int
     time_left: float
     variant: str = RULES
-    assignment: prediction_pb2.Assignment = _NO_ASSIGNMENT
+    # Shared by all rows without an experiment, and never changed.
+    assignment: prediction_pb2.Assignment = field(default_factory=lambda: _NO_ASSIGNMENT)
     rules: RulesAnswer = _NO_ANSWER
     at_unix_us: int = 0
     repeats: Entry | None = None

@@ -242,7 +242,9 @@ class _Stream:
 
     async def _answer(self, part: list[tuple[int, Prepared]]) -> None:
         try:
-            self._ready.extend(await self._service.answer_group(part))
+            results = await self._service.answer_group(part)
+            # Looked up after the wait: `results()` puts a new list in place whenever it takes the ready ones.
+            self._ready.extend(results)
         except Exception as failure:  # noqa: BLE001 - the boundary of one call inside a stream
             _log.error("stream call failed", exc_info=failure)
             error = prediction_pb2.CallError(code=INTERNAL, message=INTERNAL_MESSAGE)
