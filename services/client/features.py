@@ -1,0 +1,116 @@
+"""From one plain mapping of features to the messages: the kind of a feature follows from its value's Python type."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from numbers import Real
+from typing import NamedTuple, SupportsFloat
+
+from services.runtime.errors import InvalidArgument
+from turnout.v1.prediction_pb2 import PredictBatchRequest, PredictRequest
+
+FeatureValue = SupportsFloat | str | bool
+Features = Mapping[str, FeatureValue]
+
+
+class Kinds(NamedTuple):
+    """A row's features by kind."""
+
+    numbers: dict[str, float]
+    categories: dict[str, str]
+    flags: dict[str, bool]
+
+
+def by_kind(features: Mapping[str, object]) -> Kinds:
+    """Sorts a row's features: a boolean is a flag, a text a category, any real number a number.
+
+    Raises:
+        InvalidArgument: a value is of another type, or a number is too large for a double; names the feature.
+    """
+    numbers: dict[str, float] = {}
+    categories: dict[str, str] = {}
+    flags: dict[str, bool] = {}
+    for name, value in features.items():
+        kind = type(value)
+        if kind is float:
+            numbers[name] = value  # type: ignore[assignment]  # mypy does not narrow by `type(x) is`
+        elif kind is str:
+            categories[name] = value  # type: ignore[assignment]  # as above
+        elif kind is bool:
+            flags[name] = value  # type: ignore[assignment]  # as above
+        elif isinstance(value, str):
+            categories[name] = str.__str__(value)
+        elif isinstance(value, Real):
+            numbers[name] = _number(name, value)
+        else:
+            shown = "null" if value is None else kind.__name__
+            raise InvalidArgument(
+                f"features[{str(name)[:64]}]",
+                f"feature {str(name)[:64]!r} must be a number, a text or a boolean, not {shown}; "
+                "leave it out when it is not known",
+            )
+    return Kinds(numbers, categories, flags)
+
+
+class Row(NamedTuple):
+    """One row as it is asked: its decision, what it is assigned by, and its features."""
+
+    decision_id: str
+    unit_id: str
+    region: str
+    kinds: Kinds
+
+
+def request_of(family: str, row: Row) -> PredictRequest:
+    """Makes the message of one call.
+
+    Raises:
+        InvalidArgument: a name or a text is not valid Unicode.
+    """
+    try:
+        return PredictRequest(
+            family=family,
+            decision_id=row.decision_id,
+            unit_id=row.unit_id,
+            region=row.region,
+            numbers=row.kinds.numbers,
+            categories=row.kinds.categories,
+            flags=row.kinds.flags,
+        )
+    except (TypeError, UnicodeError) as error:
+        raise _not_text(error) from error
+
+
+def batch_of(family: str, rows: Sequence[Row]) -> PredictBatchRequest:
+    """Makes the message of a batch.
+
+    Raises:
+        InvalidArgument: a name or a text is not valid Unicode.
+    """
+    message = PredictBatchRequest()
+    try:
+        message.family = family
+        for row in rows:
+            message.rows.add(
+                decision_id=row.decision_id,
+                unit_id=row.unit_id,
+                region=row.region,
+                numbers=row.kinds.numbers,
+                categories=row.kinds.categories,
+                flags=row.kinds.flags,
+            )
+    except (TypeError, UnicodeError) as error:
+        raise _not_text(error) from error
+    return message
+
+
+def _number(name: str, value: Real) -> float:
+    try:
+        return float(value)
+    except OverflowError as error:
+        raise InvalidArgument(f"numbers[{name}]", f"feature {name!r} is too large for a double") from error
+
+
+def _not_text(error: Exception) -> InvalidArgument:
+    kind = "valid Unicode" if isinstance(error, UnicodeError) else "texts"
+    return InvalidArgument("", f"the family, the ids, the region and the names of features must be {kind}")

@@ -1,0 +1,122 @@
+"""Predictions: asked of the router, answered by the family's rules when the router does not answer in time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Final
+
+from google.protobuf.message import DecodeError
+
+from services.client.answers import Answer, answer_of
+from services.client.features import Features, Row, batch_of, by_kind, request_of
+from services.client.link import Link
+from services.client.local import LocalRules
+from services.client.outcomes import LocalDecisions
+from services.client.status import CALLERS_OWN, Failure
+from services.client.stream import LONGEST_CALL_SECONDS, MAX_FRAME_BYTES, Settled
+from services.runtime.errors import InvalidArgument, Unavailable
+from services.runtime.identifiers import check_decision_id
+from turnout.v1.prediction_pb2 import PredictBatchResponse, PredictRequest, PredictResponse
+
+MARGIN_SECONDS: Final = 0.025
+"""Kept back from a call's deadline for the rules' answer; a quarter of the deadline where that is less."""
+ROW_MARGIN_SECONDS: Final = 0.00005
+"""Kept back besides for each row of a batch."""
+MAX_ROWS: Final = 1000
+
+
+class Predictions:
+    """Asks over the link. `rules` is None when the fallback is off."""
+
+    def __init__(
+        self,
+        link: Link,
+        rules: LocalRules | None,
+        local: LocalDecisions,
+        *,
+        multiplexed: bool,
+        clock: Callable[[], float],
+        make_id: Callable[[], str],
+    ) -> None:
+        self._link = link
+        self._rules = rules
+        self._local = local
+        self._multiplexed = multiplexed
+        self._clock = clock
+        self._make_id = make_id
+        self.by_router = 0
+        self.by_rules = 0
+
+    async def predict(
+        self, family: str, features: Features, *, unit_id: str, region: str, decision_id: str, timeout_seconds: float
+    ) -> Answer:
+        """Answers one row; see `TurnoutClient.predict`."""
+        give_up_at = self._give_up_at(timeout_seconds, rows=1)
+        if decision_id:
+            check_decision_id(decision_id)
+        # Even a decision without the caller's id needs one before it is sent: it may have to be sent again.
+        row = Row(decision_id or self._make_id(), unit_id, region, by_kind(features))
+        request = request_of(family, row)
+        settled = await (self._link.exchange if self._multiplexed else self._unary)(request, give_up_at)
+        if isinstance(settled, Failure):
+            return self._answer_locally(settled, family, row)
+        self.by_router += 1
+        return answer_of(settled)
+
+    async def predict_batch(
+        self, family: str, features: Sequence[Features], *, unit_id: str, region: str, timeout_seconds: float
+    ) -> tuple[Answer, ...]:
+        """Answers rows of one family; see `TurnoutClient.predict_batch`."""
+        if not 1 <= len(features) <= MAX_ROWS:
+            raise InvalidArgument("rows", f"rows must be 1 to {MAX_ROWS}, not {len(features)}")
+        give_up_at = self._give_up_at(timeout_seconds, len(features))
+        rows = [Row(self._make_id(), unit_id, region, by_kind(one)) for one in features]
+        payload = batch_of(family, rows).SerializeToString()
+        if len(payload) > MAX_FRAME_BYTES:
+            raise InvalidArgument("rows", f"the batch is {len(payload)} bytes, the limit is {MAX_FRAME_BYTES}")
+        settled = await self._ask_batch(payload, len(rows), give_up_at)
+        if isinstance(settled, Failure):
+            # The margin is for all rows, so they are answered without giving way to others in between.
+            return tuple(self._answer_locally(settled, family, row) for row in rows)
+        self.by_router += len(rows)
+        return tuple(answer_of(prediction) for prediction in settled.predictions)
+
+    def _give_up_at(self, timeout_seconds: float, rows: int) -> float:
+        """Checks a timeout and gives the loop's time at which the router's answer comes too late."""
+        if not 0 < timeout_seconds <= LONGEST_CALL_SECONDS:
+            raise InvalidArgument(
+                "timeout", f"timeout must be over 0 and at most {LONGEST_CALL_SECONDS:g} s, not {timeout_seconds:g}"
+            )
+        margin = min(MARGIN_SECONDS + rows * ROW_MARGIN_SECONDS, timeout_seconds / 4) if self._rules else 0.0
+        return self._clock() + timeout_seconds - margin
+
+    async def _unary(self, request: PredictRequest, give_up_at: float) -> Settled:
+        reply = await self._link.ask("Predict", request.SerializeToString(), give_up_at)
+        if isinstance(reply, Failure):
+            return reply
+        try:
+            return PredictResponse.FromString(reply)
+        except DecodeError:
+            return _unreadable()
+
+    async def _ask_batch(self, payload: bytes, rows: int, give_up_at: float) -> PredictBatchResponse | Failure:
+        reply = await self._link.ask("PredictBatch", payload, give_up_at)
+        if isinstance(reply, Failure):
+            return reply
+        try:
+            answers = PredictBatchResponse.FromString(reply)
+        except DecodeError:
+            return _unreadable()
+        return answers if len(answers.predictions) == rows else _unreadable()
+
+    def _answer_locally(self, failure: Failure, family: str, row: Row) -> Answer:
+        if self._rules is None or isinstance(failure.error, CALLERS_OWN):
+            raise failure.error
+        answer = self._rules.answer(family, row)
+        self._local.add(row.decision_id, sent=failure.sent)
+        self.by_rules += 1
+        return answer
+
+
+def _unreadable() -> Failure:
+    return Failure(Unavailable("", "the router's answer could not be read"), sent=True)
