@@ -1,1 +1,1 @@
-"""The durable log of decisions and outcomes."""
+"""The durable log of decisions and outcomes; docs/ledger.md tells what it promises."""

@@ -1,0 +1,47 @@
+"""What the ledger tells Prometheus."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from prometheus_client import CollectorRegistry, Counter, Histogram
+
+from monitoring.ledger.writing import Appended
+
+_BUCKETS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
+
+
+class LedgerMetrics:
+    """Counters of one process, on the registry that its composition root gives."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self._decisions = Counter("ledger_decisions", "Decisions stored.", registry=registry)
+        self._snapshots = Counter("ledger_snapshots", "Experiment snapshots stored.", registry=registry)
+        outcomes = Counter(
+            "ledger_outcomes",
+            "Outcomes by what became of them: joined to a decision, waiting for one, or a duplicate or correction.",
+            ["state"],
+            registry=registry,
+        )
+        self._joined = outcomes.labels("joined")
+        self._waiting = outcomes.labels("waiting")
+        self._duplicate = outcomes.labels("duplicate")
+        repeated = Counter("ledger_duplicates", "Records that were already there.", ["record"], registry=registry)
+        self._repeated = {kind: repeated.labels(kind) for kind in ("decision", "snapshot", "set_aside")}
+        self._set_aside = Counter("ledger_set_aside", "Records that could not be stored.", registry=registry)
+        self._append = Histogram(
+            "ledger_append_seconds", "Time to store a batch durably.", buckets=_BUCKETS, registry=registry
+        )
+
+    def appended(self, result: Appended, seconds: float) -> None:
+        """Counts one stored batch; safe to call from any thread."""
+        self._decisions.inc(result.decisions)
+        self._snapshots.inc(result.snapshots)
+        self._joined.inc(result.joined)
+        self._waiting.inc(result.waiting)
+        self._duplicate.inc(result.duplicates["outcome"])
+        self._repeated["decision"].inc(result.duplicates["decision"])
+        self._repeated["snapshot"].inc(result.duplicates["snapshot"])
+        self._repeated["set_aside"].inc(result.repeated_aside)
+        self._set_aside.inc(result.set_aside)
+        self._append.observe(seconds)

@@ -1,0 +1,217 @@
+"""Turns raw journal records into rows, or into a reason why not. Pure: no database, no clock."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Final, NamedTuple
+
+from google.protobuf.message import DecodeError
+
+from monitoring.ledger.tables import to_signed
+from services.runtime.errors import InvalidArgument
+from services.runtime.identifiers import MAX_TEXT, check_decision_id
+from turnout.v1 import ledger_pb2
+
+MAX_RECORD_BYTES: Final = 256 << 10
+"""A decision has at most 512 features of 4 bytes and a few texts of 1 KiB."""
+MAX_CANONICAL_BYTES: Final = 64 << 10
+MAX_LABEL: Final = 63
+_LABEL: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.\-]{0,62}")
+Key = tuple[str, str]
+"""(tenant, decision_id)."""
+
+
+class DecisionRow(NamedTuple):
+    """A row of the table `decisions`, in the order of its columns."""
+
+    tenant: str
+    decision_id: str
+    family: str
+    assigned_at_us: int
+    arm: str
+    served_variant: str
+    fallback: int
+    value: float
+    confidence: float
+    propensity: float
+    revision: int
+    snapshot_digest: int
+    sequence: int
+    latency_us: int
+    request_digest: bytes
+    record: bytes
+
+
+class OutcomeRow(NamedTuple):
+    """The reported part of a row of the table `outcomes`."""
+
+    tenant: str
+    decision_id: str
+    recorded_at_us: int
+    occurred_at_us: int
+    value: float
+
+
+class SnapshotRow(NamedTuple):
+    """A row of the table `snapshots`, in the order of its columns."""
+
+    family: str
+    digest: int
+    revision: int
+    canonical_json: str
+    applied_at_us: int
+    router: str
+
+
+class Refused(NamedTuple):
+    """A record that cannot be stored, and why."""
+
+    raw: bytes
+    reason: str
+
+
+@dataclass(slots=True)
+class Batch:
+    """The records of one call, by kind, in their order."""
+
+    decisions: list[DecisionRow] = field(default_factory=list)
+    outcomes: list[OutcomeRow] = field(default_factory=list)
+    snapshots: list[SnapshotRow] = field(default_factory=list)
+    refused: list[Refused] = field(default_factory=list)
+
+
+class _Damaged(Exception):
+    """Why a record cannot be stored."""
+
+
+def read_batch(raws: Sequence[bytes]) -> Batch:
+    """Decodes and checks each record; a damaged one lands in `refused` and does not touch the rest."""
+    batch = Batch()
+    parse = ledger_pb2.JournalRecord.FromString
+    for raw in raws:
+        if len(raw) > MAX_RECORD_BYTES:
+            batch.refused.append(Refused(raw, f"the record has over {MAX_RECORD_BYTES} bytes"))
+            continue
+        try:
+            record = parse(raw)
+            match record.WhichOneof("record"):
+                case "decision":
+                    batch.decisions.append(_decision(record.decision))
+                case "outcome":
+                    batch.outcomes.append(_outcome(record.outcome))
+                case "snapshot":
+                    batch.snapshots.append(_snapshot(record.snapshot))
+                case _:
+                    batch.refused.append(Refused(raw, "the record is no decision, no outcome and no snapshot"))
+        except DecodeError:
+            batch.refused.append(Refused(raw, "the bytes are not a turnout.v1.JournalRecord"))
+        except _Damaged as error:
+            batch.refused.append(Refused(raw, str(error)))
+        except InvalidArgument as error:
+            batch.refused.append(Refused(raw, error.message))
+    return batch
+
+
+def _decision(decision: ledger_pb2.Decision) -> DecisionRow:
+    decision_id = decision.decision_id
+    prediction = decision.prediction
+    assignment = prediction.assignment
+    tenant, family, arm, served = decision.tenant, decision.family, assignment.arm, prediction.served_variant
+    check_decision_id(decision_id)
+    _check_labels(tenant, family, arm, served)
+    value, confidence, propensity = prediction.value, prediction.confidence, assignment.propensity
+    if prediction.decision_id != decision_id:
+        raise _Damaged("prediction.decision_id differs from decision_id")
+    if not math.isfinite(value):
+        raise _Damaged("prediction.value is not a finite number")
+    if not 0.0 <= confidence <= 1.0:
+        raise _Damaged("prediction.confidence is not in [0, 1]")
+    if not (0.0 < propensity <= 1.0 or (propensity == 0.0 and not arm)):
+        raise _Damaged("prediction.assignment.propensity is not in (0, 1]")
+    if decision.assigned_at_unix_us < 0:
+        raise _Damaged("assigned_at_unix_us is under 0")
+    if len(decision.request_digest) not in (0, 16):
+        raise _Damaged("request_digest has neither 0 nor 16 bytes")
+    return DecisionRow(
+        tenant,
+        decision_id,
+        family,
+        decision.assigned_at_unix_us,
+        arm,
+        served,
+        prediction.fallback,
+        value,
+        confidence,
+        propensity,
+        assignment.revision,
+        to_signed(assignment.snapshot_digest),
+        to_signed(assignment.sequence),
+        decision.latency_us,
+        decision.request_digest,
+        decision.SerializeToString(),
+    )
+
+
+def _check_labels(tenant: str, family: str, arm: str, served: str) -> None:
+    # Names that are too long never reach the cache, so that it stays small.
+    if len(tenant) + len(family) + len(arm) + len(served) > 4 * MAX_LABEL:
+        raise _Damaged(f"tenant, family, arm and served_variant must be at most {MAX_LABEL} characters each")
+    fault = _labels_fault(tenant, family, arm, served)
+    if fault:
+        raise _Damaged(fault)
+
+
+@lru_cache(maxsize=4096)
+def _labels_fault(tenant: str, family: str, arm: str, served: str) -> str:
+    """Says what is wrong with the names of a decision, empty for nothing; the same few come again and again."""
+    if not _LABEL.fullmatch(tenant):
+        return "tenant must be 1 to 63 characters of [A-Za-z0-9_.-]"
+    if not _LABEL.fullmatch(family):
+        return "family must be 1 to 63 characters of [A-Za-z0-9_.-]"
+    if arm and not _LABEL.fullmatch(arm):
+        return "prediction.assignment.arm must be at most 63 characters of [A-Za-z0-9_.-]"
+    if not _LABEL.fullmatch(served):
+        return "prediction.served_variant must be 1 to 63 characters of [A-Za-z0-9_.-]"
+    return ""
+
+
+def _outcome(outcome: ledger_pb2.Outcome) -> OutcomeRow:
+    check_decision_id(outcome.decision_id)
+    _check_labels(outcome.tenant, "outcome", "", "outcome")
+    if not math.isfinite(outcome.value):
+        raise _Damaged("value is not a finite number")
+    if outcome.occurred_at_unix_us < 0 or outcome.recorded_at_unix_us < 0:
+        raise _Damaged("occurred_at_unix_us and recorded_at_unix_us must be at least 0")
+    return OutcomeRow(
+        outcome.tenant,
+        outcome.decision_id,
+        outcome.recorded_at_unix_us,
+        outcome.occurred_at_unix_us,
+        outcome.value + 0.0,  # −0 and 0 are the same outcome
+    )
+
+
+def _snapshot(snapshot: ledger_pb2.ExperimentSnapshot) -> SnapshotRow:
+    _check_labels("snapshot", snapshot.family, "", "snapshot")
+    text = snapshot.canonical_json.encode()
+    if len(text) > MAX_CANONICAL_BYTES or b"\0" in text:
+        raise _Damaged(f"canonical_json must be text of at most {MAX_CANONICAL_BYTES} bytes")
+    if int.from_bytes(hashlib.sha256(text).digest()[:8], "big") != snapshot.digest:
+        raise _Damaged("digest is not the one of canonical_json")
+    if snapshot.applied_at_unix_us < 0:
+        raise _Damaged("applied_at_unix_us is under 0")
+    if len(snapshot.router) > MAX_TEXT or "\0" in snapshot.router:
+        raise _Damaged(f"router must be text of at most {MAX_TEXT} bytes")
+    return SnapshotRow(
+        snapshot.family,
+        to_signed(snapshot.digest),
+        snapshot.revision,
+        snapshot.canonical_json,
+        snapshot.applied_at_unix_us,
+        snapshot.router,
+    )

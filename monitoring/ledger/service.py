@@ -1,0 +1,175 @@
+"""LedgerService without its transport: checks every field, then asks the store."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from typing import Final, TypeVar
+
+from monitoring.ledger import reading
+from monitoring.ledger.store import Store
+from services.runtime.call import Call
+from services.runtime.errors import DeadlineExceeded, InvalidArgument, Unavailable
+from services.runtime.identifiers import MAX_ID, check_text
+from turnout.v1 import ledger_pb2
+
+MAX_RECORDS: Final = 5000
+MAX_IDS: Final = 1000
+PAGE_ENTRIES: Final = 500
+PAGE_BYTES: Final = 1 << 20
+LONGEST_CALL_SECONDS: Final = 30.0
+_T = TypeVar("_T")
+
+
+class LedgerService:
+    """turnout.v1.LedgerService.
+
+    Args:
+        store: the open ledger.
+        stopping: tells whether the process drains; long listings end then.
+    """
+
+    def __init__(self, store: Store, *, stopping: Callable[[], bool]) -> None:
+        self._store = store
+        self._stopping = stopping
+
+    async def append_records(
+        self, request: ledger_pb2.AppendRecordsRequest, call: Call
+    ) -> ledger_pb2.AppendRecordsResponse:
+        """Stores a batch of journal records; answers when they are on stable storage.
+
+        Raises:
+            InvalidArgument: over 5 000 records, or a router name that is no text of at most 1 KiB.
+            Unavailable: the database refused; the same batch is due again.
+        """
+        if len(request.records) > MAX_RECORDS:
+            raise InvalidArgument(
+                "records", f"records must be at most {MAX_RECORDS}, and there are {len(request.records)}"
+            )
+        _check_name("router", request.router)
+        result = await _in_time(self._store.append(request.records, request.router), call)
+        return ledger_pb2.AppendRecordsResponse(
+            stored=result.stored, duplicates=result.repeated, set_aside=result.set_aside
+        )
+
+    async def find_decisions(
+        self, request: ledger_pb2.FindDecisionsRequest, call: Call
+    ) -> ledger_pb2.FindDecisionsResponse:
+        """Tells which decisions of a tenant the ledger holds, and their families.
+
+        Raises:
+            InvalidArgument: no tenant, over 1 000 ids, or an id of over 128 characters.
+        """
+        if not request.tenant:
+            raise InvalidArgument("tenant", "tenant must be named")
+        _check_name("tenant", request.tenant)
+        if len(request.decision_ids) > MAX_IDS:
+            raise InvalidArgument(
+                "decision_ids", f"decision_ids must be at most {MAX_IDS}, and there are {len(request.decision_ids)}"
+            )
+        for place, decision_id in enumerate(request.decision_ids):
+            if len(decision_id) > MAX_ID:
+                field = f"decision_ids[{place}]"
+                raise InvalidArgument(field, f"{field} must be at most {MAX_ID} characters")
+        ids = list(request.decision_ids)
+        found = await _in_time(self._store.read(reading.find_families, request.tenant, ids), call)
+        return ledger_pb2.FindDecisionsResponse(
+            known=[family is not None for family in found], families=[family or "" for family in found]
+        )
+
+    async def list_decisions(
+        self, request: ledger_pb2.ListDecisionsRequest, call: Call
+    ) -> AsyncIterator[ledger_pb2.ListDecisionsResponse]:
+        """Streams decisions with their outcomes, oldest first, in pages of at most 500 entries and 1 MiB.
+
+        Each page is one state of the ledger; what arrives meanwhile may appear on a later page.
+
+        Raises:
+            InvalidArgument: a field is over its bound.
+            Unavailable: the hub stops; ask again from the last entry's instant.
+        """
+        _check_filter(request.family, request.since_unix_us)
+        if len(request.decision_id) > MAX_ID:
+            raise InvalidArgument("decision_id", f"decision_id must be at most {MAX_ID} characters")
+        left = request.limit or None
+        after: reading.Position | None = None
+        while left is None or left > 0:
+            if self._stopping():
+                raise Unavailable("", "the hub stops: ask again from the last entry's instant")
+            count = PAGE_ENTRIES if left is None else min(PAGE_ENTRIES, left)
+            page = self._store.read(
+                reading.list_entries,
+                family=request.family,
+                decision_id=request.decision_id,
+                since_us=request.since_unix_us,
+                after=after,
+                count=count,
+            )
+            entries, after = await _in_time(page, call)
+            for part in _pages(entries):
+                yield ledger_pb2.ListDecisionsResponse(entries=part)
+            if len(entries) < count:
+                return
+            left = None if left is None else left - len(entries)
+
+    async def list_snapshots(
+        self, request: ledger_pb2.ListSnapshotsRequest, call: Call
+    ) -> ledger_pb2.ListSnapshotsResponse:
+        """Gives the experiments that were ever applied, oldest first.
+
+        Raises:
+            ResourceExhausted: they do not fit into one answer; name one family.
+        """
+        _check_filter(request.family, 0)
+        found = await _in_time(self._store.read(reading.list_snapshots, request.family), call)
+        return ledger_pb2.ListSnapshotsResponse(snapshots=found)
+
+    async def summarize_arms(
+        self, request: ledger_pb2.SummarizeArmsRequest, call: Call
+    ) -> ledger_pb2.SummarizeArmsResponse:
+        """Gives the results of a family's arms so far; a family that nobody asked about has none.
+
+        Raises:
+            InvalidArgument: no family.
+        """
+        if not request.family:
+            raise InvalidArgument("family", "family must be named")
+        _check_filter(request.family, request.since_unix_us)
+        return await _in_time(self._store.read(reading.summarize, request.family, request.since_unix_us), call)
+
+
+def _check_name(field: str, text: str) -> None:
+    check_text(field, text)
+    if "\0" in text:
+        raise InvalidArgument(field, f"{field} must not hold NUL characters")
+
+
+def _check_filter(family: str, since_us: int) -> None:
+    _check_name("family", family)
+    if since_us < 0:
+        raise InvalidArgument("since_unix_us", "since_unix_us must be at least 0")
+
+
+def _pages(entries: Sequence[ledger_pb2.LedgerEntry]) -> Iterator[list[ledger_pb2.LedgerEntry]]:
+    """Splits entries so that no page is over 1 MiB; an entry is far smaller than that."""
+    page: list[ledger_pb2.LedgerEntry] = []
+    size = 0
+    for entry in entries:
+        bytes_of_entry = entry.ByteSize() + 8  # the field's tag and length
+        if page and size + bytes_of_entry > PAGE_BYTES:
+            yield page
+            page, size = [], 0
+        page.append(entry)
+        size += bytes_of_entry
+    if page:
+        yield page
+
+
+async def _in_time(answer: Awaitable[_T], call: Call) -> _T:
+    """Waits at most as long as the caller does, and 30 s at most."""
+    left = call.time_left()
+    seconds = LONGEST_CALL_SECONDS if left is None else min(left, LONGEST_CALL_SECONDS)
+    try:
+        return await asyncio.wait_for(answer, max(seconds, 0.0))
+    except TimeoutError as error:
+        raise DeadlineExceeded("", f"the ledger did not answer within {seconds:.3f} s") from error

@@ -1,0 +1,124 @@
+"""All that is particular to SQLite: how connections are opened, what they promise, and how rows go in fast.
+
+One connection writes and checkpoints; readers are opened read-only and cannot checkpoint. So the race between a
+checkpoint and a writer on two connections (sqlite.org/wal.html, "WAL-reset bug", fixed in 3.51.3) cannot happen
+with any SQLite that Python brings along.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+from sqlalchemy import Connection, Engine, Table, create_engine, event, insert
+from sqlalchemy.pool import QueuePool, StaticPool
+
+CHECKPOINT_PAGES: Final = 4000
+"""The writer moves the log into the file each time it holds this many pages (16 MB)."""
+_WRITER_PRAGMAS: Final = (
+    "PRAGMA journal_mode = WAL",
+    # Each commit waits until the log is on stable storage: an answer promises that.
+    "PRAGMA synchronous = FULL",
+    f"PRAGMA wal_autocheckpoint = {CHECKPOINT_PAGES}",
+    "PRAGMA journal_size_limit = 67108864",
+    "PRAGMA cache_size = -16384",
+    "PRAGMA temp_store = MEMORY",
+)
+_READER_PRAGMAS: Final = ("PRAGMA query_only = ON", "PRAGMA cache_size = -8192", "PRAGMA busy_timeout = 5000")
+_STEPS_BETWEEN_LOOKS: Final = 20_000
+"""Steps of SQLite's machine between two looks at the clock: a fraction of a millisecond."""
+
+
+class LedgerUnusable(Exception):
+    """The ledger's file cannot be used; the text says why and what to do, and is safe to show."""
+
+
+def open_writer(path: Path) -> Engine:
+    """Opens the one connection that writes; it may move between threads but is used by one at a time."""
+    engine = create_engine(f"sqlite:///{path}", poolclass=StaticPool, connect_args={"check_same_thread": False})
+    _prepare(engine, _WRITER_PRAGMAS, "BEGIN IMMEDIATE")
+    return engine
+
+
+def open_readers(path: Path, count: int) -> Engine:
+    """Opens up to `count` read-only connections; each transaction sees one unchanging state."""
+    engine = create_engine(
+        f"sqlite:///file:{path}?mode=ro&uri=true",
+        poolclass=QueuePool,
+        pool_size=count,
+        max_overflow=0,
+        connect_args={"check_same_thread": False},
+    )
+    _prepare(engine, _READER_PRAGMAS, "BEGIN")
+    return engine
+
+
+def _prepare(engine: Engine, pragmas: Sequence[str], begin: str) -> None:
+    @event.listens_for(engine, "connect")
+    def _on_connect(driver: Any, _: Any) -> None:
+        # The driver's own habit of opening transactions would break savepoints: transactions are opened below.
+        driver.isolation_level = None
+        cursor = driver.cursor()
+        for pragma in pragmas:
+            cursor.execute(pragma)
+        cursor.close()
+
+    @event.listens_for(engine, "begin")
+    def _on_begin(connection: Connection) -> None:
+        connection.exec_driver_sql(begin)
+
+
+def finish(engine: Engine) -> None:
+    """Moves the whole log into the file; for the writer, before it closes."""
+    with engine.connect() as connection:
+        connection.get_isolation_level()
+        driver = connection.connection.driver_connection
+        if driver is not None:
+            connection.rollback()
+            driver.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+
+
+def bulk_insert(connection: Connection, table: Table, rows: Sequence[tuple[Any, ...]]) -> None:
+    """Inserts tuples in the order of the table's columns, without a mapping for each row."""
+    if rows:
+        statement = str(insert(table).compile(dialect=connection.dialect))
+        connection.exec_driver_sql(statement, list(rows))
+
+
+@contextlib.contextmanager
+def time_limit(connection: Connection, clock: Callable[[], float], seconds: float) -> Iterator[None]:
+    """Interrupts what the connection does after so many seconds, with SQLAlchemy's OperationalError."""
+    end = clock() + seconds
+    driver: Any = connection.connection.driver_connection
+    driver.set_progress_handler(lambda: clock() > end, _STEPS_BETWEEN_LOOKS)
+    try:
+        yield
+    finally:
+        driver.set_progress_handler(None, 0)
+
+
+@contextlib.contextmanager
+def sole_owner(path: Path) -> Iterator[None]:
+    """Holds the ledger for this process alone; the system lets go of it when the process ends in any way.
+
+    Raises:
+        LedgerUnusable: another process holds it, or the folder cannot be written.
+    """
+    lock = path.with_name(path.name + ".lock")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise LedgerUnusable(f"{path.parent} cannot be written: {error.strerror}") from error
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise LedgerUnusable(f"{path} is in use by another process: stop that hub first") from error
+        yield
+    finally:
+        os.close(descriptor)
