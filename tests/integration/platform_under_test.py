@@ -10,9 +10,11 @@ import tempfile
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import grpc
 import yaml
+from google.protobuf.descriptor import ServiceDescriptor
 from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 from prometheus_client import CollectorRegistry
@@ -27,6 +29,7 @@ from turnout.v1 import ledger_pb2, model_pb2, prediction_pb2
 
 ROW = {"severity": 4.0, "distance_km": 2.5, "response_time_min": 6.0, "hour": 13.0, "weekday": 2.0}
 SCHEMA = load("dispatch").schema
+PREDICTIONS = prediction_pb2.DESCRIPTOR.services_by_name["PredictionService"]
 Behaviour = Callable[[list[float]], "float | None"]
 
 
@@ -88,25 +91,25 @@ class FakeModel:
 class Caller:
     """Calls any method of a service by its name, over plain grpc.aio."""
 
-    def __init__(self, address: str, service: object = prediction_pb2.DESCRIPTOR.services_by_name["PredictionService"]):
+    def __init__(self, address: str, service: ServiceDescriptor = PREDICTIONS) -> None:
         self._channel = grpc.aio.insecure_channel(address)
         self._service = service
 
-    def method(self, name: str) -> object:
-        method = self._service.methods_by_name[name]  # type: ignore[attr-defined]
-        kind = self._channel.stream_stream if method.client_streaming else self._channel.unary_unary
+    def method(self, name: str) -> Any:
+        method = self._service.methods_by_name[name]
+        kind: Any = self._channel.stream_stream if method.client_streaming else self._channel.unary_unary
         return kind(
-            f"/{self._service.full_name}/{name}",  # type: ignore[attr-defined]
+            f"/{self._service.full_name}/{name}",
             request_serializer=lambda message: message if isinstance(message, bytes) else message.SerializeToString(),
             response_deserializer=GetMessageClass(method.output_type).FromString,
         )
 
-    async def __call__(self, name: str, request: Message | bytes, *, timeout: float = 5.0, **options: object):  # noqa: ANN204, ASYNC109
-        return await self.method(name)(request, timeout=timeout, **options)  # type: ignore[operator]
+    async def __call__(self, name: str, request: Message | bytes, *, timeout: float = 5.0, **options: Any) -> Any:  # noqa: ASYNC109
+        return await self.method(name)(request, timeout=timeout, **options)
 
     async def predict(self, *, timeout: float = 5.0, **fields: object) -> prediction_pb2.PredictResponse:  # noqa: ASYNC109
-        fields = {"family": "dispatch", "numbers": ROW, **fields}
-        return await self("Predict", prediction_pb2.PredictRequest(**fields), timeout=timeout)  # type: ignore[arg-type]
+        request = prediction_pb2.PredictRequest(**{"family": "dispatch", "numbers": ROW, **fields})  # type: ignore[arg-type]
+        return await self("Predict", request, timeout=timeout)
 
     async def close(self) -> None:
         await self._channel.close()
@@ -120,7 +123,7 @@ class Platform:
     call: Caller
     model: FakeModel
     config_path: Path
-    config: dict[str, object]
+    config: dict[str, Any]
 
     def write(self, **changes: object) -> None:
         """Writes the configuration file, changed."""
@@ -164,7 +167,7 @@ async def platform(*, with_model: bool = True, **changes: object) -> AsyncIterat
         path = Path(folder) / "turnout.yaml"
         model = FakeModel()
         address = f"unix:{folder}/m.sock"
-        config: dict[str, object] = {
+        config: dict[str, Any] = {
             "home": "home",
             "router": {"grpc": "127.0.0.1:0", "metrics": "127.0.0.1:0"},
             "hub": {"grpc": f"unix:{folder}/hub.sock"},
@@ -179,7 +182,7 @@ async def platform(*, with_model: bool = True, **changes: object) -> AsyncIterat
             router = await stack.enter_async_context(running(path, name="r1", registry=CollectorRegistry()))
             caller = Caller(router.server.address)
             stack.push_async_callback(caller.close)
-            if with_model and "fake" in str(config["families"]):
+            if with_model:
                 await connected(router)
             yield Platform(router, caller, model, path, config)
 

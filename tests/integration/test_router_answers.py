@@ -7,7 +7,7 @@ import struct
 
 import grpc
 import pytest
-from platform_under_test import ROW, SCHEMA, connected, experiment, model_serving, platform
+from tests.integration.platform_under_test import ROW, SCHEMA, connected, experiment, model_serving, platform
 
 from router.fallback import Fallback
 from turnout.v1 import prediction_pb2
@@ -60,7 +60,7 @@ async def test_without_a_backend_the_rules_answer_at_once() -> None:
 async def test_a_model_server_that_dies_and_comes_back_costs_no_call() -> None:
     """Calls during the outage are answered by the rules; afterwards by the model again."""
     async with platform(with_model=False) as p:
-        address = p.config["families"]["dispatch"]["variants"]["fake"]["addresses"][0]  # type: ignore[index]
+        address = p.config["families"]["dispatch"]["variants"]["fake"]["addresses"][0]
         async with model_serving(p.model, address):
             await connected(p.router)
             assert (await p.call.predict()).served_variant == "fake"
@@ -73,7 +73,7 @@ async def test_a_model_server_that_dies_and_comes_back_costs_no_call() -> None:
 async def test_calls_under_way_when_the_connection_breaks_are_answered_by_the_rules() -> None:
     """A server that goes away in the middle of a call does not take the call along."""
     async with platform(with_model=False) as p:
-        address = p.config["families"]["dispatch"]["variants"]["fake"]["addresses"][0]  # type: ignore[index]
+        address = p.config["families"]["dispatch"]["variants"]["fake"]["addresses"][0]
         async with model_serving(p.model, address):
             await connected(p.router)
             p.model.behaviour = lambda _: None
@@ -86,7 +86,7 @@ async def test_calls_under_way_when_the_connection_breaks_are_answered_by_the_ru
 async def test_a_server_with_another_schema_never_answers() -> None:
     """A wrong address is noticed before its answers do harm."""
     async with platform(with_model=False) as p:
-        address = p.config["families"]["dispatch"]["variants"]["fake"]["addresses"][0]  # type: ignore[index]
+        address = p.config["families"]["dispatch"]["variants"]["fake"]["addresses"][0]
         p.model.schema_digest = 1
         async with model_serving(p.model, address):
             pool = p.router.decider.table.routes["dispatch"].pools["fake"]
@@ -122,9 +122,7 @@ async def test_a_cancelled_call_is_recorded() -> None:
 async def test_a_batch_keeps_its_order_over_arms() -> None:
     """Rows that go to different arms come back in the order in which they were sent."""
     async with platform(experiments={"dispatch": experiment(rules=50, model=50)}) as p:
-        rows = [
-            prediction_pb2.PredictRow(unit_id=f"u{i}", numbers={**ROW, "severity": 1 + i % 5}) for i in range(200)
-        ]
+        rows = [prediction_pb2.PredictRow(unit_id=f"u{i}", numbers={**ROW, "severity": 1 + i % 5}) for i in range(200)]
         reply = await p.call("PredictBatch", prediction_pb2.PredictBatchRequest(family="dispatch", rows=rows))
         assert len(reply.predictions) == 200
         arms = {answer.assignment.arm for answer in reply.predictions}
@@ -138,14 +136,14 @@ async def test_a_batch_keeps_its_order_over_arms() -> None:
 async def test_a_stream_answers_each_call_by_its_number_and_refuses_bad_ones_alone() -> None:
     """Good and bad calls share frames; each gets its own result; the stream goes on."""
     async with platform() as p:
-        stream = p.call.method("PredictStream")()  # type: ignore[operator]
+        stream = p.call.method("PredictStream")()
         calls = []
         for number in range(1, 101):
             request = prediction_pb2.PredictRequest(family="dispatch" if number % 10 else "nope", numbers=ROW)
             calls.append(prediction_pb2.PredictCall(call_id=number, request=request))
         await stream.write(prediction_pb2.PredictStreamRequest(calls=calls[:60]))
         await stream.write(prediction_pb2.PredictStreamRequest(calls=calls[60:]))
-        results = {}
+        results: dict[int, prediction_pb2.PredictResult] = {}
         async with asyncio.timeout(5):
             while len(results) < 100:
                 frame = await stream.read()
