@@ -52,9 +52,13 @@ class Forest:
         return Forest(tuple(tree.scaled(factor) for tree in self.trees), self.base * factor + offset)
 
 
+_LARGEST: Final = float(np.finfo(np.float32).max)
+
+
 def at_most(thresholds: NDArray[Any]) -> NDArray[np.float32]:
-    """Gives, for each t, the largest float32 number <= t: x <= t decides alike for every float32 x."""
-    wide = thresholds.astype(np.float64)
+    """Gives, for each t, the largest float32 number <= t: x <= t decides alike for every finite float32 x."""
+    # LightGBM writes 1e300 where any number goes left and only what is missing goes right.
+    wide = np.clip(thresholds.astype(np.float64), -_LARGEST, _LARGEST)
     nearest = wide.astype(np.float32)
     down = np.nextafter(nearest, np.float32(-np.inf))
     return np.where(nearest.astype(np.float64) > wide, down, nearest).astype(np.float32)

@@ -1,0 +1,282 @@
+"""Trains a family's variants on past decisions: encode, split by time, fit, calibrate, export, evaluate, describe.
+
+Everything random comes from `seed`, so that the same records give the same graphs, byte by byte. What is measured is
+the exported graph, run as a server runs it, on decisions newer than all that were learned from.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import math
+import platform
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+
+from bentos.family import Family, Record, TargetKind, Variant
+from bentos.manifest import Manifest
+from services.runtime.errors import FailedPrecondition, NotFound
+from services.training import calibration as platt
+from services.training.dataset import Dataset, Matrix, Split, Vector, encode, split_by_time
+from services.training.engineering import Engineering
+from services.training.evaluation import Evaluation, Quality, binary, log_loss, numeric, shuffled
+from services.training.export import INPUT, OUTPUT, to_onnx
+from services.training.inference import Graph
+from services.training.thresholds import BestF1, recommend
+
+MODEL_FILE: Final = "model.onnx"
+BACKGROUND_ROWS: Final = 16
+FEWEST_OF_A_CLASS: Final = 5
+"""Rows of each outcome that the oldest part must hold."""
+_IMPORTANCE_ROWS: Final = 2000
+_LARGEST_DIFFERENCE: Final = 1e-4
+_LIBRARIES: Final = ("numpy", "scikit-learn", "xgboost-cpu", "lightgbm", "onnx", "onnxruntime")
+
+TrainingProgress = Callable[[str, int, int], None]
+"""Called with (what is being done, steps done, steps in all)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainedVariant:
+    """A variant ready to be packaged: its graph, all that is known about it, and how good it is."""
+
+    variant: str
+    onnx: bytes
+    manifest: Manifest
+    evaluation: Evaluation
+
+
+def train(
+    family: Family,
+    records: Iterable[Record],
+    *,
+    variants: Sequence[str] | None = None,
+    seed: int,
+    progress: TrainingProgress = lambda _what, _done, _steps: None,
+    clock: Callable[[], datetime] = lambda: datetime.now(UTC),
+) -> list[TrainedVariant]:
+    """Trains the named variants, or all, in the family's order.
+
+    Raises:
+        InvalidArgument: a record does not fit the family.
+        NotFound: the family has no variant of such a name.
+        FailedPrecondition: there is too little to learn from, or a learner refuses the data.
+    """
+    chosen = _chosen(family, variants)
+    progress("reading decisions", 0, len(chosen) + 1)
+    data = encode(family, records)
+    split = split_by_time(data)
+    _enough(family, split.train)
+    session = _Session(family, data, split, seed, clock())
+    trained = []
+    for step, variant in enumerate(chosen, start=1):
+        progress(f"training {variant.name}", step, len(chosen) + 1)
+        trained.append(session.train(variant))
+    progress("trained", len(chosen) + 1, len(chosen) + 1)
+    return trained
+
+
+class _Session:
+    """What all variants of one training share."""
+
+    def __init__(self, family: Family, data: Dataset, split: Split, seed: int, now: datetime) -> None:
+        self._family = family
+        self._split = split
+        self._seed = seed
+        self._engineering = Engineering(family)
+        self._learnt = self._engineering.compute(split.train.features)
+        self._binary = family.target.kind is TargetKind.BINARY
+        self._rules = self._quality(rules_answers(family, split.test.features))
+        usual = float(split.train.outcomes.mean() if self._binary else np.median(split.train.outcomes))
+        self._constant = self._quality(np.full(len(split.test), usual))
+        self._provenance = {
+            "data_sha256": data.fingerprint(),
+            "rows": {"train": len(split.train), "calibration": len(split.calibration), "test": len(split.test)},
+            "from": _moment(data.at[0]),
+            "to": _moment(data.at[-1]),
+            "test_from": _moment(split.test.at[0]) if len(split.test) else None,
+            "code_sha256": code_digest(family),
+            "rules_version": family.rules_version,
+            "seed": seed,
+            "python": platform.python_version(),
+            "libraries": {name: version(name) for name in _LIBRARIES},
+            "created_at": now.isoformat(timespec="seconds"),
+        }
+
+    def train(self, variant: Variant) -> TrainedVariant:
+        estimator = load_trainer(variant)(self._seed)
+        fit(variant, estimator, self._learnt, self._outcomes())
+        calibrated = self._calibrate(estimator)
+        width = len(self._family.schema)
+        onnx = to_onnx(estimator, self._engineering, width, calibrated)
+        graph = Graph(onnx)
+        evaluation = self._evaluate(estimator, calibrated, graph)
+        if not evaluation.onnx_difference <= _LARGEST_DIFFERENCE:
+            raise FailedPrecondition(
+                "variant", f"the exported {variant.name} strays by {evaluation.onnx_difference:.2g} from the model"
+            )
+        manifest = self._manifest(variant, onnx, evaluation, self._parameters(estimator, calibrated), graph)
+        return TrainedVariant(variant=variant.name, onnx=onnx, manifest=manifest, evaluation=evaluation)
+
+    def _outcomes(self) -> Any:
+        outcomes = self._split.train.outcomes
+        return outcomes.astype(np.int64) if self._binary else outcomes
+
+    def _calibrate(self, estimator: Any) -> platt.Calibration | None:
+        if not self._binary:
+            return None
+        held_out = self._split.calibration
+        if len(held_out) == 0:
+            return platt.IDENTITY
+        answers = self._native(estimator, None, held_out.features)
+        return platt.fit(answers, held_out.outcomes)
+
+    def _native(self, estimator: Any, calibrated: platt.Calibration | None, raw: Matrix) -> Vector:
+        answers = answers_of(estimator, self._engineering.compute(raw))
+        return calibrated.apply(answers) if calibrated is not None else answers
+
+    def _evaluate(self, estimator: Any, calibrated: platt.Calibration | None, graph: Graph) -> Evaluation:
+        test = self._split.test
+        answers = graph.run(test.features)
+        native = self._native(estimator, calibrated, test.features) if len(test) else answers
+        return Evaluation(
+            variant=self._quality(answers),
+            rules=self._rules,
+            constant=self._constant,
+            onnx_difference=float(np.abs(answers - native).max(initial=0.0)),
+            importance=self._importance(graph),
+        )
+
+    def _quality(self, answers: Vector) -> Quality:
+        outcomes = self._split.test.outcomes
+        return binary(answers, outcomes) if self._binary else numeric(answers, outcomes)
+
+    def _importance(self, graph: Graph) -> dict[str, float | None]:
+        random = np.random.default_rng(self._seed)
+        test, names = self._split.test, self._family.schema.names
+        if len(test) == 0:
+            return dict.fromkeys(names)
+        rows = np.sort(random.permutation(len(test))[:_IMPORTANCE_ROWS])
+        features, outcomes = test.features[rows], test.outcomes[rows]
+
+        def loss(raw: Matrix) -> float:
+            answers = graph.run(raw)
+            return log_loss(answers, outcomes) if self._binary else float(np.abs(answers - outcomes).mean())
+
+        usual = loss(features)
+        return {name: loss(shuffled(features, column, random)) - usual for column, name in enumerate(names)}
+
+    def _parameters(self, estimator: Any, calibrated: platt.Calibration | None) -> dict[str, Any]:
+        known = {name: value for name, value in estimator.get_params(deep=True).items() if _plain(value)}
+        return {"estimator": type(estimator).__name__, **known, "calibration": calibrated and asdict(calibrated)}
+
+    def _manifest(
+        self, variant: Variant, onnx: bytes, evaluation: Evaluation, parameters: dict[str, Any], graph: Graph
+    ) -> Manifest:
+        family, held_out = self._family, self._split.calibration
+        metrics = evaluation.as_dict()
+        if self._binary:
+            answers = graph.run(held_out.features)
+            metrics["recommended_threshold"] = asdict(recommend(answers, held_out.outcomes, BestF1()))
+        return Manifest(
+            family=family.name,
+            variant=variant.name,
+            features=family.schema.names,
+            outputs=(family.target.name,),
+            schema_digest=family.schema.digest,
+            input_name=INPUT,
+            output_name=OUTPUT,
+            model_file=MODEL_FILE,
+            sha256=hashlib.sha256(onnx).hexdigest(),
+            background=background(self._split.train.features, self._seed),
+            metrics=metrics,
+            provenance={**self._provenance, "hyper_parameters": parameters},
+        )
+
+
+def fit(variant: Variant, estimator: Any, engineered: Matrix, outcomes: Any) -> None:
+    """Fits an estimator in place.
+
+    Raises:
+        FailedPrecondition: the learner refuses the data, for example because a fold holds one class only.
+    """
+    try:
+        estimator.fit(engineered, outcomes)
+    except ValueError as error:
+        raise FailedPrecondition(
+            "records", f"{variant.name} cannot be trained on these {len(outcomes)} decisions; it needs more of them"
+        ) from error
+
+
+def answers_of(estimator: Any, engineered: Matrix) -> Vector:
+    """Gives a fitted native estimator's answers: probabilities of success, or numbers."""
+    if hasattr(estimator, "predict_proba"):
+        return np.asarray(estimator.predict_proba(engineered)[:, 1], dtype=np.float64)
+    return np.asarray(estimator.predict(engineered), dtype=np.float64)
+
+
+def rules_answers(family: Family, features: Matrix) -> Vector:
+    """Gives what the family's rules say to each row."""
+    return np.array([family.rules(family.row(*row)).value for row in features.tolist()], dtype=np.float64)
+
+
+def load_trainer(variant: Variant) -> Callable[[int], Any]:
+    """Imports a variant's trainer: a function from a seed to an estimator that is not fitted yet."""
+    module, _, name = variant.trainer.partition(":")
+    trainer: Callable[[int], Any] = getattr(importlib.import_module(module), name)
+    return trainer
+
+
+def background(features: Matrix, seed: int) -> tuple[tuple[float | None, ...], ...]:
+    """Draws up to 16 rows, in order of time, as reference for Shapley values; None for missing."""
+    rows = np.sort(np.random.default_rng(seed).permutation(len(features))[:BACKGROUND_ROWS])
+    return tuple(tuple(None if math.isnan(value) else value for value in row) for row in features[rows].tolist())
+
+
+def code_digest(family: Family) -> str:
+    """Gives the SHA-256 of the sources that decide what a training gives: the family's and training's own."""
+    package = importlib.import_module(f"bentos.{family.name}")
+    digest = hashlib.sha256()
+    for folder in (*map(Path, package.__path__), Path(__file__).parent):
+        for file in sorted(folder.rglob("*.py")):
+            digest.update(f"{file.relative_to(folder).as_posix()}\0".encode())
+            digest.update(file.read_bytes())
+    return digest.hexdigest()
+
+
+def _chosen(family: Family, names: Sequence[str] | None) -> tuple[Variant, ...]:
+    known = [variant.name for variant in family.variants]
+    for name in names or ():
+        if name not in known:
+            raise NotFound(
+                "variants", f"family {family.name!r} has no trained variant {name[:64]!r}; it has: {', '.join(known)}"
+            )
+    return tuple(variant for variant in family.variants if names is None or variant.name in names)
+
+
+def _enough(family: Family, oldest: Dataset) -> None:
+    if family.target.kind is not TargetKind.BINARY:
+        return
+    positives = int(oldest.outcomes.sum())
+    if min(positives, len(oldest) - positives) < FEWEST_OF_A_CLASS:
+        raise FailedPrecondition(
+            "records",
+            f"training needs at least {FEWEST_OF_A_CLASS} decisions of each outcome among the oldest {len(oldest)}; "
+            f"there are {positives} with {family.target.name} and {len(oldest) - positives} without",
+        )
+
+
+def _plain(value: Any) -> bool:
+    if isinstance(value, tuple | list):
+        return all(map(_plain, value))
+    return isinstance(value, str | bool | int) or (isinstance(value, float) and math.isfinite(value))
+
+
+def _moment(at: float) -> str:
+    return datetime.fromtimestamp(float(at), UTC).isoformat()
