@@ -190,7 +190,7 @@ async def platform(*, with_model: bool = True, **changes: object) -> AsyncIterat
 async def connected(router: Router, variant: str = "fake") -> None:
     """Waits until the router's link to a variant is open."""
     async with asyncio.timeout(10):
-        while router.decider.table.routes["dispatch"].pools[variant].pick() is None:  # noqa: ASYNC110 - no event tells
+        while router.decider.table.routes["dispatch"].pools[variant].pick() is None:
             await asyncio.sleep(0.005)
 
 

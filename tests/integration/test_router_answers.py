@@ -7,10 +7,15 @@ import struct
 
 import grpc
 import pytest
-from tests.integration.platform_under_test import ROW, SCHEMA, connected, experiment, model_serving, platform
 
 from router.fallback import Fallback
+from tests.integration.platform_under_test import ROW, SCHEMA, connected, experiment, model_serving, platform
 from turnout.v1 import prediction_pb2
+
+
+def reason(answer: prediction_pb2.PredictResponse) -> Fallback:
+    """The reason of an answer's fallback."""
+    return Fallback(answer.fallback)
 
 
 async def test_the_assigned_arm_answers_and_the_journal_holds_what_was_said() -> None:
@@ -19,7 +24,7 @@ async def test_the_assigned_arm_answers_and_the_journal_holds_what_was_said() ->
         answer = await p.call.predict(unit_id="incident-1", region="north")
         assert answer.value == pytest.approx(0.4)
         assert (answer.assignment.arm, answer.served_variant) == ("candidate", "fake")
-        assert (answer.model_version, answer.assignment.propensity, answer.fallback) == ("fake:1", 1.0, Fallback.NONE)
+        assert (answer.model_version, answer.assignment.propensity, reason(answer)) == ("fake:1", 1.0, Fallback.NONE)
         (decision,) = p.decisions()
         assert decision.prediction == answer
         assert (decision.unit_id, decision.region, decision.tenant) == ("incident-1", "north", "default")
@@ -27,7 +32,7 @@ async def test_the_assigned_arm_answers_and_the_journal_holds_what_was_said() ->
 
 
 @pytest.mark.parametrize(
-    ("output", "reason"),
+    ("output", "expected"),
     [
         (float("nan"), Fallback.INVALID),
         (1.7, Fallback.INVALID),
@@ -37,12 +42,12 @@ async def test_the_assigned_arm_answers_and_the_journal_holds_what_was_said() ->
         (None, Fallback.TIMEOUT),  # the fake never answers
     ],
 )
-async def test_a_bad_answer_of_the_arm_is_replaced_by_the_rules(output: float | None, reason: Fallback) -> None:
+async def test_a_bad_answer_of_the_arm_is_replaced_by_the_rules(output: float | None, expected: Fallback) -> None:
     """NaN, out of range, wrong shape, an error and silence each give the rules' answer with their own reason."""
     async with platform() as p:
         p.model.behaviour = lambda _: output
         answer = await p.call.predict(timeout=0.4)
-        assert (answer.served_variant, answer.fallback) == ("rules", reason)
+        assert (answer.served_variant, reason(answer)) == ("rules", expected)
         assert answer.assignment.arm == "candidate"
         assert 0 <= answer.value <= 1
         assert answer.reasons
@@ -54,7 +59,7 @@ async def test_without_a_backend_the_rules_answer_at_once() -> None:
     """A variant that nobody serves costs no waiting."""
     async with platform(with_model=False) as p:
         answer = await p.call.predict()
-        assert (answer.served_variant, answer.fallback) == ("rules", Fallback.UNAVAILABLE)
+        assert (answer.served_variant, reason(answer)) == ("rules", Fallback.UNAVAILABLE)
 
 
 async def test_a_model_server_that_dies_and_comes_back_costs_no_call() -> None:
@@ -80,7 +85,7 @@ async def test_calls_under_way_when_the_connection_breaks_are_answered_by_the_ru
             call = asyncio.create_task(p.call.predict(timeout=5))
             await p.model.asked.wait()
         answer = await call
-        assert (answer.served_variant, answer.fallback) == ("rules", Fallback.CONNECTION)
+        assert (answer.served_variant, reason(answer)) == ("rules", Fallback.CONNECTION)
 
 
 async def test_a_server_with_another_schema_never_answers() -> None:
@@ -94,14 +99,14 @@ async def test_a_server_with_another_schema_never_answers() -> None:
                 async with asyncio.timeout(0.5):
                     await connected(p.router)
             assert pool.pick() is None
-            assert (await p.call.predict()).fallback == Fallback.UNAVAILABLE
+            assert reason(await p.call.predict()) == Fallback.UNAVAILABLE
 
 
 async def test_little_time_left_is_given_to_the_rules() -> None:
     """With less than the reserve left the arm is not asked."""
     async with platform() as p:
         answer = await p.call.predict(timeout=0.045)
-        assert (answer.served_variant, answer.fallback) == ("rules", Fallback.NO_TIME)
+        assert (answer.served_variant, reason(answer)) == ("rules", Fallback.NO_TIME)
         assert p.model.rows_seen == 0
 
 
@@ -116,7 +121,7 @@ async def test_a_cancelled_call_is_recorded() -> None:
             while not p.decisions():
                 await asyncio.sleep(0.005)
         (decision,) = p.decisions()
-        assert (decision.unit_id, decision.prediction.fallback) == ("gone", Fallback.CANCELLED)
+        assert (decision.unit_id, reason(decision.prediction)) == ("gone", Fallback.CANCELLED)
 
 
 async def test_a_batch_keeps_its_order_over_arms() -> None:
@@ -179,6 +184,6 @@ async def test_a_family_without_an_experiment_is_answered_by_its_rules() -> None
     """Rules need no experiment and no backend."""
     async with platform(with_model=False, experiments={}) as p:
         answer = await p.call.predict()
-        assert (answer.served_variant, answer.fallback, answer.assignment.arm) == ("rules", Fallback.NONE, "")
+        assert (answer.served_variant, reason(answer), answer.assignment.arm) == ("rules", Fallback.NONE, "")
         assert answer.model_version.startswith("rules-")
         assert len(SCHEMA) == 12
