@@ -1,7 +1,7 @@
 """Phase 1 of dispatch: deterministic rules a dispatcher can read, and the answer when nothing else can answer.
 
 The probability of success starts from the expected time to reach the incident (or, when nobody knows it, from the
-distance) and moves by fixed steps for distance, availability, expertise and crew. Something that is not known moves
+distance) and moves by fixed steps for distance, availability, expertise, severity and crew. Something that is not known moves
 nothing; that the time could only be guessed, or not at all, is said among the reasons. Every comparison with NaN is
 false, and each branch below relies on that on purpose.
 """
@@ -50,7 +50,10 @@ def rules(row: DispatchRow) -> RulesAnswer:
     elif expertise >= 0.8:
         value += 0.05
         reasons.append("The crew is trained for this kind of call.")
-    if grave and paramedics < 1.0 and call_type in _CLINICAL:
+    if severity <= 2.0:
+        value -= 0.15
+        reasons.append("A minor call gives the unit no right of way.")
+    elif grave and paramedics < 1.0 and call_type in _CLINICAL:
         value -= 0.05
         reasons.append("A grave medical call gets no paramedic.")
     value = _LOWEST if value < _LOWEST else min(value, _HIGHEST)

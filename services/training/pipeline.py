@@ -8,13 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import importlib
-import math
-import platform
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
-from importlib.metadata import version
-from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
@@ -23,20 +19,19 @@ from bentos.family import Family, Record, TargetKind, Variant
 from bentos.manifest import Manifest
 from services.runtime.errors import FailedPrecondition, NotFound
 from services.training import calibration as platt
-from services.training.dataset import Dataset, Matrix, Split, Vector, encode, split_by_time
+from services.training.dataset import Dataset, Matrix, Vector, encode, split_by_time
 from services.training.engineering import Engineering
 from services.training.evaluation import Evaluation, Quality, binary, log_loss, numeric, shuffled
 from services.training.export import INPUT, OUTPUT, to_onnx
 from services.training.inference import Graph
+from services.training.provenance import background, hyper_parameters, provenance
 from services.training.thresholds import BestF1, recommend
 
 MODEL_FILE: Final = "model.onnx"
-BACKGROUND_ROWS: Final = 16
 FEWEST_OF_A_CLASS: Final = 5
 """Rows of each outcome that the oldest part must hold."""
 _IMPORTANCE_ROWS: Final = 2000
 _LARGEST_DIFFERENCE: Final = 1e-4
-_LIBRARIES: Final = ("numpy", "scikit-learn", "xgboost-cpu", "lightgbm", "onnx", "onnxruntime")
 
 TrainingProgress = Callable[[str, int, int], None]
 """Called with (what is being done, steps done, steps in all)."""
@@ -71,9 +66,8 @@ def train(
     chosen = _chosen(family, variants)
     progress("reading decisions", 0, len(chosen) + 1)
     data = encode(family, records)
-    split = split_by_time(data)
-    _enough(family, split.train)
-    session = _Session(family, data, split, seed, clock())
+    # A reader that leaves out unusable rows counts them; a plain list of records has none.
+    session = _Session(family, data, seed=seed, skipped=getattr(records, "skipped", 0), now=clock())
     trained = []
     for step, variant in enumerate(chosen, start=1):
         progress(f"training {variant.name}", step, len(chosen) + 1)
@@ -85,7 +79,9 @@ def train(
 class _Session:
     """What all variants of one training share."""
 
-    def __init__(self, family: Family, data: Dataset, split: Split, seed: int, now: datetime) -> None:
+    def __init__(self, family: Family, data: Dataset, *, seed: int, skipped: int, now: datetime) -> None:
+        split = split_by_time(data)
+        _enough(family, split.train)
         self._family = family
         self._split = split
         self._seed = seed
@@ -95,19 +91,7 @@ class _Session:
         self._rules = self._quality(rules_answers(family, split.test.features))
         usual = float(split.train.outcomes.mean() if self._binary else np.median(split.train.outcomes))
         self._constant = self._quality(np.full(len(split.test), usual))
-        self._provenance = {
-            "data_sha256": data.fingerprint(),
-            "rows": {"train": len(split.train), "calibration": len(split.calibration), "test": len(split.test)},
-            "from": _moment(data.at[0]),
-            "to": _moment(data.at[-1]),
-            "test_from": _moment(split.test.at[0]) if len(split.test) else None,
-            "code_sha256": code_digest(family),
-            "rules_version": family.rules_version,
-            "seed": seed,
-            "python": platform.python_version(),
-            "libraries": {name: version(name) for name in _LIBRARIES},
-            "created_at": now.isoformat(timespec="seconds"),
-        }
+        self._provenance = provenance(family, data, split, seed=seed, skipped=skipped, now=now)
 
     def train(self, variant: Variant) -> TrainedVariant:
         estimator = load_trainer(variant)(self._seed)
@@ -173,8 +157,7 @@ class _Session:
         return {name: loss(shuffled(features, column, random)) - usual for column, name in enumerate(names)}
 
     def _parameters(self, estimator: Any, calibrated: platt.Calibration | None) -> dict[str, Any]:
-        known = {name: value for name, value in estimator.get_params(deep=True).items() if _plain(value)}
-        return {"estimator": type(estimator).__name__, **known, "calibration": calibrated and asdict(calibrated)}
+        return {**hyper_parameters(estimator), "calibration": calibrated and asdict(calibrated)}
 
     def _manifest(
         self, variant: Variant, onnx: bytes, evaluation: Evaluation, parameters: dict[str, Any], graph: Graph
@@ -233,23 +216,6 @@ def load_trainer(variant: Variant) -> Callable[[int], Any]:
     return trainer
 
 
-def background(features: Matrix, seed: int) -> tuple[tuple[float | None, ...], ...]:
-    """Draws up to 16 rows, in order of time, as reference for Shapley values; None for missing."""
-    rows = np.sort(np.random.default_rng(seed).permutation(len(features))[:BACKGROUND_ROWS])
-    return tuple(tuple(None if math.isnan(value) else value for value in row) for row in features[rows].tolist())
-
-
-def code_digest(family: Family) -> str:
-    """Gives the SHA-256 of the sources that decide what a training gives: the family's and training's own."""
-    package = importlib.import_module(f"bentos.{family.name}")
-    digest = hashlib.sha256()
-    for folder in (*map(Path, package.__path__), Path(__file__).parent):
-        for file in sorted(folder.rglob("*.py")):
-            digest.update(f"{file.relative_to(folder).as_posix()}\0".encode())
-            digest.update(file.read_bytes())
-    return digest.hexdigest()
-
-
 def _chosen(family: Family, names: Sequence[str] | None) -> tuple[Variant, ...]:
     known = [variant.name for variant in family.variants]
     for name in names or ():
@@ -270,13 +236,3 @@ def _enough(family: Family, oldest: Dataset) -> None:
             f"training needs at least {FEWEST_OF_A_CLASS} decisions of each outcome among the oldest {len(oldest)}; "
             f"there are {positives} with {family.target.name} and {len(oldest) - positives} without",
         )
-
-
-def _plain(value: Any) -> bool:
-    if isinstance(value, tuple | list):
-        return all(map(_plain, value))
-    return isinstance(value, str | bool | int) or (isinstance(value, float) and math.isfinite(value))
-
-
-def _moment(at: float) -> str:
-    return datetime.fromtimestamp(float(at), UTC).isoformat()
