@@ -1,9 +1,9 @@
 """Phase 1 of dispatch: deterministic rules a dispatcher can read, and the answer when nothing else can answer.
 
 The probability of success starts from the expected time to reach the incident (or, when nobody knows it, from the
-distance) and moves by fixed steps for distance, availability, expertise, severity and crew. Something that is not known moves
-nothing; that the time could only be guessed, or not at all, is said among the reasons. Every comparison with NaN is
-false, and each branch below relies on that on purpose.
+distance) and moves by fixed steps for distance, availability, expertise, severity and crew. Something that is not
+known moves nothing; that the time could only be guessed, or not at all, is said among the reasons. Every comparison
+with NaN is false, and each branch below relies on that on purpose.
 """
 
 from __future__ import annotations

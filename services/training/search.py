@@ -85,10 +85,10 @@ def search(
     def report(study: optuna.Study, _trial: optuna.trial.FrozenTrial) -> None:
         progress(len(study.trials) + 1, trials, min(first, study.best_value))
 
-    study = optuna.create_study(sampler=optuna.samplers.TPESampler(seed=seed), direction="minimize")
     verbosity = optuna.logging.get_verbosity()
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     try:
+        study = optuna.create_study(sampler=optuna.samplers.TPESampler(seed=seed), direction="minimize")
         if trials > 1:
             study.optimize(objective, n_trials=trials - 1, timeout=timeout_s, callbacks=[report])
     finally:
