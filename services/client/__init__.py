@@ -11,7 +11,7 @@ from services.client.answers import (
 )
 from services.client.backoff import Backoff
 from services.client.client import TurnoutClient
-from services.client.features import Features
+from services.client.features import AskedRow, Features
 from services.client.link import LinkSettings
 from services.client.outcomes import Outcome, OutcomeResult, OutcomeSettings
 from services.client.reporter import OutcomeStatistics
@@ -20,6 +20,7 @@ from services.client.status import RouterFailed
 
 __all__ = [
     "Answer",
+    "AskedRow",
     "Assignment",
     "AssignmentReason",
     "Backoff",

@@ -13,9 +13,9 @@ from typing import Final, Literal, Self
 
 import grpc
 
-from services.client.answers import Answer, Durability, Explanation, explanation_of
+from services.client.answers import Answer, Explanation, explanation_of
 from services.client.connection import Endpoint
-from services.client.features import Features, Row, by_kind, request_of
+from services.client.features import AskedRow, Features, Row, by_kind, request_of
 from services.client.link import Link
 from services.client.local import LocalRules
 from services.client.outcomes import MAX_OUTCOMES, LocalDecisions, Outcome, OutcomeResult, Recorder
@@ -155,14 +155,15 @@ class TurnoutClient:
     async def predict_batch(
         self,
         family: str,
-        rows: Sequence[Features],
+        rows: Sequence[Features | AskedRow],
         *,
         unit_id: str = "",
         region: str = "",
         timeout: float = DEFAULT_TIMEOUT,  # noqa: ASYNC109 - the deadline travels to the router
     ) -> Sequence[Answer]:
-        """Answers 1 to 1 000 rows in their order, all of one unit; arguments and errors as for `predict`.
+        """Answers 1 to 1 000 rows in their order; arguments and errors as for `predict`.
 
+        A row is a mapping of features, or an object with its own decision_id, unit_id, region and features.
         One bad row refuses the whole batch.
         """
         predictions = self._parts().predictions
@@ -197,11 +198,11 @@ class TurnoutClient:
         occurred_at: datetime | None = None,
         *,
         timeout: float = OUTCOME_TIMEOUT,  # noqa: ASYNC109 - bounds all attempts together
-    ) -> Durability:
+    ) -> None:
         """Reports what really happened, again and again within `timeout` seconds where that can help.
 
-        Gives where it is recorded; `Durability.NONE` for a decision that only this client knows: it was answered
-        locally, belongs to no arm, and is counted instead of sent.
+        The outcome of a decision that only this client knows is counted instead of sent: it was answered locally
+        and belongs to no arm.
 
         Raises:
             TurnoutError: the error that stood last; NotFound for a decision that nobody made.
@@ -209,7 +210,6 @@ class TurnoutClient:
         result = (await self.record_outcomes([Outcome(decision_id, value, occurred_at)], timeout=timeout))[0]
         if isinstance(result, TurnoutError):
             raise result
-        return result
 
     async def record_outcomes(
         self,

@@ -4,13 +4,33 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from numbers import Real
-from typing import NamedTuple, SupportsFloat
+from typing import NamedTuple, Protocol, SupportsFloat
 
 from services.runtime.errors import InvalidArgument
 from turnout.v1.prediction_pb2 import PredictBatchRequest, PredictRequest
 
 FeatureValue = SupportsFloat | str | bool
 Features = Mapping[str, FeatureValue]
+
+
+class AskedRow(Protocol):
+    """A row of a batch that brings its own ids; those that are empty take the batch's."""
+
+    @property
+    def decision_id(self) -> str:
+        """The caller's id for this decision, or empty."""
+
+    @property
+    def unit_id(self) -> str:
+        """What is assigned and stays assigned, or empty."""
+
+    @property
+    def region(self) -> str:
+        """Region of the switchback block, or empty."""
+
+    @property
+    def features(self) -> Features:
+        """What is known, by name."""
 
 
 class Kinds(NamedTuple):

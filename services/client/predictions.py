@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
 from google.protobuf.message import DecodeError
 
 from services.client.answers import Answer, answer_of
-from services.client.features import Features, Row, batch_of, by_kind, request_of
+from services.client.features import AskedRow, Features, Row, batch_of, by_kind, request_of
 from services.client.link import Link
 from services.client.local import LocalRules
 from services.client.outcomes import LocalDecisions
@@ -64,13 +64,13 @@ class Predictions:
         return answer_of(settled)
 
     async def predict_batch(
-        self, family: str, features: Sequence[Features], *, unit_id: str, region: str, timeout_seconds: float
+        self, family: str, asked: Sequence[Features | AskedRow], *, unit_id: str, region: str, timeout_seconds: float
     ) -> tuple[Answer, ...]:
         """Answers rows of one family; see `TurnoutClient.predict_batch`."""
-        if not 1 <= len(features) <= MAX_ROWS:
-            raise InvalidArgument("rows", f"rows must be 1 to {MAX_ROWS}, not {len(features)}")
-        give_up_at = self._give_up_at(timeout_seconds, len(features))
-        rows = [Row(self._make_id(), unit_id, region, by_kind(one)) for one in features]
+        if not 1 <= len(asked) <= MAX_ROWS:
+            raise InvalidArgument("rows", f"rows must be 1 to {MAX_ROWS}, not {len(asked)}")
+        give_up_at = self._give_up_at(timeout_seconds, len(asked))
+        rows = [self._row(one, unit_id, region) for one in asked]
         payload = batch_of(family, rows).SerializeToString()
         if len(payload) > MAX_FRAME_BYTES:
             raise InvalidArgument("rows", f"the batch is {len(payload)} bytes, the limit is {MAX_FRAME_BYTES}")
@@ -80,6 +80,18 @@ class Predictions:
             return tuple(self._answer_locally(settled, family, row) for row in rows)
         self.by_router += len(rows)
         return tuple(answer_of(prediction) for prediction in settled.predictions)
+
+    def _row(self, asked: Features | AskedRow, unit_id: str, region: str) -> Row:
+        if isinstance(asked, Mapping):
+            return Row(self._make_id(), unit_id, region, by_kind(asked))
+        if asked.decision_id:
+            check_decision_id(asked.decision_id)
+        return Row(
+            asked.decision_id or self._make_id(),
+            asked.unit_id or unit_id,
+            asked.region or region,
+            by_kind(asked.features),
+        )
 
     def _give_up_at(self, timeout_seconds: float, rows: int) -> float:
         """Checks a timeout and gives the loop's time at which the router's answer comes too late."""
