@@ -1,0 +1,1 @@
+"""The hub: ledger and experiment control in one process."""

@@ -1,0 +1,61 @@
+"""Runs the hub: `python -m services.hub --config turnout.yaml`."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+from prometheus_client import CollectorRegistry, ProcessCollector, start_http_server
+
+from monitoring.ledger.sqlite import LedgerUnusable
+from services.hub.bootstrap import running
+from services.runtime.config import ConfigError, read_config
+from services.runtime.logs import configure_logs
+from services.runtime.serving import announce, until_signalled
+
+_WRONG: Final = 2
+"""Exit code for a wrong configuration, a ledger that cannot be opened, or an address that is taken."""
+
+
+async def run(config_path: Path) -> None:
+    """Serves until SIGTERM or SIGINT; see `running` for what it raises."""
+    registry = CollectorRegistry()
+    ProcessCollector(registry=registry)
+    host, _, port = read_config(config_path).hub.metrics.rpartition(":")
+    if not port.isdigit():
+        raise ConfigError(f"{config_path}: hub.metrics: must be host:port, since browsers and Prometheus read it")
+    async with running(config_path, registry=registry) as hub:
+        try:
+            web, thread = start_http_server(int(port), host.strip("[]"), registry)
+        except (OSError, OverflowError) as error:
+            raise OSError(f"{host}:{port} cannot be bound: is another process using it?") from error
+        try:
+            announce("hub", grpc=hub.server.address, metrics=f"{host}:{web.server_port}")
+            await until_signalled()
+        finally:
+            # Metrics go before the drain: shutdown() waits for one look at the socket only.
+            web.shutdown()
+            thread.join()
+            web.server_close()
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the hub until SIGTERM or SIGINT; gives the exit code."""
+    parser = argparse.ArgumentParser(prog="python -m services.hub", description="Keeps the ledger and the experiments.")
+    parser.add_argument("--config", type=Path, default=Path("turnout.yaml"))
+    options = parser.parse_args(arguments)
+    configure_logs("hub")
+    try:
+        asyncio.run(run(options.config))
+    except (ConfigError, LedgerUnusable, OSError) as error:
+        sys.stderr.write(f"hub: {error}\n")
+        return _WRONG
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

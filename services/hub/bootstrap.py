@@ -1,0 +1,86 @@
+"""Composes the hub. The parameters are the seams for tests."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import grpc
+from prometheus_client import CollectorRegistry
+
+from monitoring.ledger.metrics import LedgerMetrics
+from monitoring.ledger.service import LedgerService
+from monitoring.ledger.store import Store, open_store
+from services.control.file import ExperimentFile
+from services.control.service import ExperimentService
+from services.hub.dry_run import decide
+from services.runtime.config import read_config
+from services.runtime.grpc_binding import Admission, bind
+from services.runtime.home import Home
+from services.runtime.identity import Identify, by_token, everybody
+from services.runtime.serving import BACKEND_OPTIONS, Server, serving
+from turnout.v1 import experiment_pb2, ledger_pb2
+
+OPERATOR: Final = "operator"
+"""Who acts, in the audit log, when an operator's token is asked for."""
+_LEDGER: Final = ledger_pb2.DESCRIPTOR.services_by_name["LedgerService"]
+_EXPERIMENTS: Final = experiment_pb2.DESCRIPTOR.services_by_name["ExperimentService"]
+_LEDGER_CALLS: Final = 16
+"""Ledger calls under way; a batch has at most 16 MiB, so they hold at most 256 MiB."""
+_EXPERIMENT_CALLS: Final = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Hub:
+    """A running hub."""
+
+    server: Server
+    store: Store
+
+
+@contextlib.asynccontextmanager
+async def running(
+    config_path: Path,
+    *,
+    registry: CollectorRegistry,
+    now_us: Callable[[], int] = lambda: time.time_ns() // 1000,
+    clock: Callable[[], float] = time.monotonic,
+    drain_seconds: float = 20.0,
+) -> AsyncIterator[Hub]:
+    """Serves LedgerService, ExperimentService and health until the block ends; then drains, then closes the ledger.
+
+    Args:
+        config_path: turnout.yaml; its experiments are read anew at each call, the rest now.
+        registry: where metrics go.
+        now_us: microseconds since 1970-01-01T00:00Z.
+        clock: rising seconds.
+        drain_seconds: how long calls under way may take to finish.
+
+    Raises:
+        ConfigError: the file is wrong.
+        LedgerUnusable: the ledger cannot be opened.
+        OSError: the address cannot be bound.
+    """
+    config = read_config(config_path)
+    token = config.operator_token_sha256
+    identify: Identify = by_token({OPERATOR: token}) if token else everybody
+    metrics = LedgerMetrics(registry)
+    experiments = ExperimentService(ExperimentFile(config_path, clock=clock), decide, now_us=now_us)
+    with open_store(Home(config.home).ledger, now_us=now_us, clock=clock, appended=metrics.appended) as store:
+
+        def handlers(server: Server) -> list[grpc.GenericRpcHandler]:
+            ledger = LedgerService(store, stopping=server.stopping.is_set)
+            return [
+                bind(_LEDGER, ledger, identify=identify, admission=Admission(_LEDGER_CALLS)),
+                bind(_EXPERIMENTS, experiments, identify=identify, admission=Admission(_EXPERIMENT_CALLS)),
+            ]
+
+        # Routers keep one connection for as long as they live, and their batches have up to 16 MiB.
+        async with serving(handlers, config.hub.grpc, options=BACKEND_OPTIONS, drain_seconds=drain_seconds) as server:
+            for service in (_LEDGER, _EXPERIMENTS):
+                await server.set_serving(service.full_name, serving=True)
+            yield Hub(server, store)
