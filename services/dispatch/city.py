@@ -95,7 +95,7 @@ class CallTimes:
     transport: float
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False, repr=False)
 class City:
     """Everything about a city that a simulation needs. Bases are the stations, then the hospitals.
 
@@ -117,6 +117,9 @@ class City:
     times: CallTimes
     region: Integers
     place_weight: Floats
+
+    def __repr__(self) -> str:
+        return f"City({self.name!r}, {len(self.units)} units, {len(self.travel.call_nodes)} places)"
 
     def rates(self, minute: float) -> tuple[float, ...]:
         """Mean calls a day of each priority at a minute of the simulation."""

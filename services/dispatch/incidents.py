@@ -99,5 +99,5 @@ Event = Incident | OutcomeKnown
 class Policy(Protocol):
     """Decides which candidate is sent."""
 
-    def __call__(self, incident: Incident) -> int:
+    def __call__(self, incident: Incident, /) -> int:
         """Gives the index of the chosen candidate."""

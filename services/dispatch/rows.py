@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
@@ -23,13 +22,10 @@ Features = dict[str, float | str | bool]
 
 @dataclass(frozen=True, slots=True)
 class CandidateRow:
-    """One row to predict: `unit_id` is what the experiment assigns, the incident; `candidate` the vehicle's id."""
+    """One candidate as a row of the family: by name what is known, and the schema's vector, NaN for the rest."""
 
-    decision_id: str
     unit_id: str
-    region: str
     features: Features
-    candidate: str
     vector: tuple[float, ...]
 
     def by_rules(self) -> RulesAnswer:
@@ -37,12 +33,8 @@ class CandidateRow:
         return FAMILY.rules(FAMILY.row(*self.vector))
 
 
-def rows_of(request: dispatch_pb2.RecommendRequest, new_id: Callable[[], str]) -> tuple[CandidateRow, ...]:
+def rows_of(request: dispatch_pb2.RecommendRequest) -> tuple[CandidateRow, ...]:
     """Checks a request and makes one row per candidate.
-
-    Args:
-        request: the request.
-        new_id: makes the ids of the decisions.
 
     Raises:
         InvalidArgument: names the field by its path and the limit.
@@ -71,8 +63,7 @@ def rows_of(request: dispatch_pb2.RecommendRequest, new_id: Callable[[], str]) -
             raise InvalidArgument(f"{where}.unit_id", f"{where}.unit_id {candidate.unit_id!r} stands there twice")
         seen.add(candidate.unit_id)
         features = shared | _features(where, candidate)
-        vector = _encode(where, features)
-        rows.append(CandidateRow(new_id(), incident.incident_id, incident.region, features, candidate.unit_id, vector))
+        rows.append(CandidateRow(candidate.unit_id, features, _encode(where, features)))
     return tuple(rows)
 
 

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Final, Protocol
 
@@ -19,7 +18,7 @@ from bentos.family import RULES
 from dispatch.v1 import dispatch_pb2
 from services.dispatch.rows import CandidateRow, rows_of
 from services.runtime.call import Call
-from services.runtime.errors import InvalidArgument, NotFound
+from services.runtime.errors import DeadlineExceeded, InvalidArgument
 from services.runtime.identifiers import check_decision_id
 
 FAMILY_NAME: Final = "dispatch"
@@ -59,13 +58,28 @@ class Prediction(Protocol):
 
 
 class Predictor(Protocol):
-    """Where predictions come from and outcomes go to."""
+    """Where predictions come from and outcomes go to; `services.client.client.TurnoutClient` is one."""
 
-    async def predict_batch(self, family: str, rows: Sequence[CandidateRow], *, timeout: float) -> Sequence[Prediction]:
-        """Answers the rows in their order, within `timeout` seconds."""
+    async def predict_batch(
+        self,
+        family: str,
+        rows: Sequence[Mapping[str, float | str | bool]],
+        *,
+        unit_id: str,
+        region: str,
+        timeout: float,  # noqa: ASYNC109 - the deadline travels to the router
+    ) -> Sequence[Prediction]:
+        """Answers rows of one unit in their order, within `timeout` seconds."""
 
-    async def record_outcome(self, decision_id: str, value: float, occurred_at: datetime | None) -> None:
-        """Records how a decision turned out; None means now.
+    async def record_outcome(
+        self,
+        decision_id: str,
+        value: float,
+        occurred_at: datetime | None,
+        *,
+        timeout: float,  # noqa: ASYNC109 - bounds all attempts together
+    ) -> object:
+        """Records how a decision turned out; no time means now.
 
         Raises:
             TurnoutError: the outcome was not taken; NotFound when nobody made the decision.
@@ -77,7 +91,7 @@ class DispatchService:
 
     Args:
         predictor: asked for every ranking.
-        new_id: makes decision ids.
+        new_id: makes the ids of decisions that the rules here make.
         now: seconds since 1970-01-01T00:00Z.
     """
 
@@ -85,7 +99,7 @@ class DispatchService:
         self._predictor = predictor
         self._new_id = new_id
         self._now = now
-        self._local: OrderedDict[str, None] = OrderedDict()
+        self._local: dict[str, None] = {}
         self.answered_by_predictor = 0
         self.answered_by_rules = 0
 
@@ -95,54 +109,71 @@ class DispatchService:
         Raises:
             InvalidArgument: names the field by its path.
         """
-        rows = rows_of(request, self._new_id)
-        ranked = await self._ask(rows, _budget(call.time_left()))
+        rows = rows_of(request)
+        ranked = await self._ask(request.incident, rows, _budget(call.time_left(), DEFAULT_TIMEOUT))
         if ranked is None:
             self.answered_by_rules += 1
-            self._remember(rows)
-            ranked = [_by_rules(row) for row in rows]
+            ranked = [self._by_rules(row) for row in rows]
         else:
             self.answered_by_predictor += 1
         order = sorted(range(len(rows)), key=lambda index: _rank(rows[index], ranked[index]))
         return dispatch_pb2.RecommendResponse(units=[ranked[index] for index in order])
 
-    async def report(self, request: dispatch_pb2.ReportRequest, call: Call) -> dispatch_pb2.ReportResponse:  # noqa: ARG002 - every handler takes the call
+    async def report(self, request: dispatch_pb2.ReportRequest, call: Call) -> dispatch_pb2.ReportResponse:
         """Passes on how an assignment went.
 
-        The outcome of a decision that only the rules here made is taken and told to nobody who does not know it.
+        The outcome of a decision that only the rules here made is taken, and told to nobody: no arm made it.
 
         Raises:
             InvalidArgument: the id is malformed, or the time lies more than 5 minutes ahead.
+            DeadlineExceeded: the call came with no time left.
             TurnoutError: the outcome could not be recorded; trying again is safe.
         """
         check_decision_id(request.decision_id)
-        try:
-            await self._predictor.record_outcome(
-                request.decision_id, float(request.success), self._when(request.occurred_at_unix_us)
-            )
-        except NotFound:
-            if request.decision_id not in self._local:
-                raise
-        self._local.pop(request.decision_id, None)
+        occurred_at = self._when(request.occurred_at_unix_us)
+        if request.decision_id in self._local:
+            return dispatch_pb2.ReportResponse()
+        budget = _budget(call.time_left(), MAX_TIMEOUT)
+        if budget <= 0.0:
+            raise DeadlineExceeded("", "the call came with no time left to record the outcome")
+        value = float(request.success)
+        await self._predictor.record_outcome(request.decision_id, value, occurred_at, timeout=budget)
         return dispatch_pb2.ReportResponse()
 
-    async def _ask(self, rows: Sequence[CandidateRow], budget: float) -> list[dispatch_pb2.RankedUnit] | None:
+    async def _ask(
+        self, incident: dispatch_pb2.Incident, rows: Sequence[CandidateRow], budget: float
+    ) -> list[dispatch_pb2.RankedUnit] | None:
         if budget <= 0.0:
             return None
         try:
-            # The predictor knows the time limit; the outer one holds should it not keep it.
-            async with asyncio.timeout(budget):
-                answers = await self._predictor.predict_batch(FAMILY_NAME, rows, timeout=budget)
+            # The predictor keeps the budget, and may itself answer by rules at its end; the outer limit holds should
+            # it not keep it.
+            async with asyncio.timeout(budget + RESERVE / 2):
+                answers = await self._predictor.predict_batch(
+                    FAMILY_NAME,
+                    [row.features for row in rows],
+                    unit_id=incident.incident_id,
+                    region=incident.region,
+                    timeout=budget,
+                )
             return _checked(rows, answers)
         except Exception as error:  # noqa: BLE001 - whatever it is, the rules answer
             _log.warning("predictor_failed", error=type(error).__name__, rows=len(rows))
             return None
 
-    def _remember(self, rows: Sequence[CandidateRow]) -> None:
-        for row in rows:
-            self._local[row.decision_id] = None
-        while len(self._local) > MAX_LOCAL:
-            self._local.popitem(last=False)
+    def _by_rules(self, row: CandidateRow) -> dispatch_pb2.RankedUnit:
+        said, decision_id = row.by_rules(), self._new_id()
+        self._local[decision_id] = None
+        if len(self._local) > MAX_LOCAL:
+            del self._local[next(iter(self._local))]
+        return dispatch_pb2.RankedUnit(
+            unit_id=row.unit_id,
+            decision_id=decision_id,
+            success_probability=said.value,
+            confidence=said.confidence,
+            served_variant=RULES,
+            reasons=said.reasons,
+        )
 
     def _when(self, microseconds: int) -> datetime | None:
         if microseconds == 0:
@@ -155,19 +186,20 @@ class DispatchService:
         return _EPOCH + timedelta(microseconds=microseconds)
 
 
-def _budget(time_left: float | None) -> float:
-    return DEFAULT_TIMEOUT if time_left is None else min(time_left - RESERVE, MAX_TIMEOUT)
+def _budget(time_left: float | None, default: float) -> float:
+    """Seconds that the predictor may take; 0 or less when there is no time to ask it."""
+    return default if time_left is None else min(time_left - RESERVE, MAX_TIMEOUT)
 
 
 def _checked(rows: Sequence[CandidateRow], answers: Sequence[Prediction]) -> list[dispatch_pb2.RankedUnit]:
     """Turns answers into ranked units; refuses answers that cannot be ranked."""
     units = []
     for row, answer in zip(rows, answers, strict=True):
-        if not 0.0 <= answer.value <= 1.0 or answer.decision_id != row.decision_id:
-            raise ValueError("an answer has no probability, or another decision's id")
+        if not 0.0 <= answer.value <= 1.0:
+            raise ValueError("an answer holds no probability")
         units.append(
             dispatch_pb2.RankedUnit(
-                unit_id=row.candidate,
+                unit_id=row.unit_id,
                 decision_id=answer.decision_id,
                 success_probability=answer.value,
                 confidence=answer.confidence,
@@ -176,18 +208,6 @@ def _checked(rows: Sequence[CandidateRow], answers: Sequence[Prediction]) -> lis
             )
         )
     return units
-
-
-def _by_rules(row: CandidateRow) -> dispatch_pb2.RankedUnit:
-    said = row.by_rules()
-    return dispatch_pb2.RankedUnit(
-        unit_id=row.candidate,
-        decision_id=row.decision_id,
-        success_probability=said.value,
-        confidence=said.confidence,
-        served_variant=RULES,
-        reasons=said.reasons,
-    )
 
 
 def _rank(row: CandidateRow, unit: dispatch_pb2.RankedUnit) -> tuple[float, float]:

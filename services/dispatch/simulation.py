@@ -30,7 +30,8 @@ class _Step(IntEnum):
     CLOSED = 0
     CLEAR = 1
     HOME = 2
-    DECIDE = 3
+    CALLED = 3
+    DECIDE = 4
 
 
 class Simulation:
@@ -146,7 +147,7 @@ class Simulation:
     def _take_call(self) -> None:
         call = next(self._calls, None)
         if call is not None:
-            self._add(call.minute + call.dispatch_delay, _Step.DECIDE, call)
+            self._add(call.minute, _Step.CALLED, call)
 
     def _handle(self, step: _Step, what: object) -> Event | None:
         match step, what:
@@ -159,8 +160,12 @@ class Simulation:
                 self._free[unit] = True
                 self._free_at[self._home[unit]] += 1
                 return self._serve_waiting(None)
-            case _Step.DECIDE, Call() as call:
+            case _Step.CALLED, Call() as call:
+                # The next call may be ready for a decision before this one.
                 self._take_call()
+                self._add(self.now + call.dispatch_delay, _Step.DECIDE, call)
+                return None
+            case _Step.DECIDE, Call() as call:
                 heapq.heappush(self._waiting, (call.priority, call.minute, call))
                 return self._serve_waiting(None)
             case _:
