@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
@@ -116,6 +116,7 @@ def test_whole_weights_are_the_smallest_in_proportion(given_weights: tuple[float
 NAMES = st.from_regex(r"\A[A-Za-z0-9][A-Za-z0-9_.-]{0,8}\Z")
 
 
+@settings(deadline=None)
 @given(
     arms=st.dictionaries(NAMES, st.integers(1, 10**6).map(lambda hundredths: hundredths / 100), min_size=1, max_size=8),
     salt=st.text(min_size=1, max_size=64),

@@ -45,6 +45,7 @@ def near(share: float) -> Any:
     return pytest.approx(share, abs=5 * math.sqrt(share * (1 - share) / UNITS))
 
 
+@settings(deadline=None)
 @given(
     unit_id=st.text(min_size=1),
     others=st.fixed_dictionaries(
@@ -109,7 +110,7 @@ def test_random_is_weighted_with_equal_weights() -> None:
     assert moves(weighted({"a": 9, "b": 1, "c": 0}, "random"), weighted({"a": 1, "b": 1})) == {}
 
 
-@settings(max_examples=200)
+@settings(max_examples=200, deadline=None)
 @given(
     digest=st.integers(0, MASK),
     weights=st.dictionaries(st.text(max_size=3), st.integers(1, 10**6), min_size=1, max_size=6),

@@ -44,6 +44,7 @@ def test_weights_are_reduced_and_zero_takes_no_turn() -> None:
     assert Counter(arms(rotation(a=0.5, zero=0, b=1), range(3))) == {"a": 1, "b": 2}
 
 
+@settings(deadline=None)
 @given(weights=WEIGHTS)
 def test_every_cycle_is_exact(weights: list[int]) -> None:
     """Within one cycle each arm comes exactly as often as its weight says."""
@@ -69,6 +70,7 @@ def test_counts_stay_within_the_published_bounds(weights: list[int]) -> None:
         assert max(leads) - min(leads) <= ahead + behind
 
 
+@settings(deadline=None)
 @given(first=st.integers(1, 60), second=st.integers(1, 60))
 def test_two_arms_are_never_off_by_more_than_one(first: int, second: int) -> None:
     """With two arms any window of n holds n·share of each, give or take one."""
