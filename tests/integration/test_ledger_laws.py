@@ -1,0 +1,169 @@
+"""The ledger's promise: each record counts once, whatever the order, the batching, the repetitions and the restarts."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sqlalchemy import Connection, select
+
+from monitoring.ledger import reading
+from monitoring.ledger.store import Store, open_store
+from monitoring.ledger.tables import COUNTERS, DECISIONS, OUTCOMES, SET_ASIDE, SNAPSHOTS
+from turnout.v1 import ledger_pb2, prediction_pb2
+
+TENANTS = st.sampled_from(["north", "south"])
+IDS = st.sampled_from(["d1", "d2", "d3"])
+FAMILIES = ("dispatch", "delivery")
+FALLBACKS = (
+    prediction_pb2.FALLBACK_REASON_UNSPECIFIED,
+    prediction_pb2.FALLBACK_REASON_UNAVAILABLE,
+    prediction_pb2.FALLBACK_REASON_TIMEOUT,
+)
+MEMORY = "/dev/shm" if Path("/dev/shm").is_dir() else None
+"""The laws are about contents, not about the disk: in memory they are tried faster."""
+
+
+@st.composite
+def decisions(draw: st.DrawFn) -> bytes:
+    decision_id = draw(IDS)
+    decision = ledger_pb2.Decision(
+        decision_id=decision_id,
+        tenant=draw(TENANTS),
+        family=draw(st.sampled_from(FAMILIES)),
+        assigned_at_unix_us=draw(st.integers(0, 3)),
+        latency_us=draw(st.integers(0, 5000)),
+        request_digest=draw(st.sampled_from([b"", b"1" * 16, b"2" * 16])),
+        prediction=prediction_pb2.PredictResponse(
+            decision_id=decision_id,
+            value=draw(st.floats(-1, 1)),
+            confidence=0.5,
+            served_variant="rules",
+            fallback=draw(st.sampled_from(FALLBACKS)),
+            assignment=prediction_pb2.Assignment(arm=draw(st.sampled_from(["a", "b"])), propensity=0.5),
+        ),
+    )
+    return ledger_pb2.JournalRecord(decision=decision).SerializeToString()
+
+
+@st.composite
+def outcomes(draw: st.DrawFn) -> bytes:
+    outcome = ledger_pb2.Outcome(
+        decision_id=draw(IDS),
+        tenant=draw(TENANTS),
+        value=draw(st.floats(allow_nan=False, allow_infinity=False)),
+        occurred_at_unix_us=draw(st.integers(0, 1)),
+        recorded_at_unix_us=draw(st.integers(0, 2)),
+    )
+    return ledger_pb2.JournalRecord(outcome=outcome).SerializeToString()
+
+
+@st.composite
+def snapshots(draw: st.DrawFn) -> bytes:
+    text = draw(st.sampled_from(['{"a":1}', '{"b":2}']))
+    snapshot = ledger_pb2.ExperimentSnapshot(
+        family="dispatch",
+        revision=1,
+        digest=int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big"),
+        canonical_json=text,
+        applied_at_unix_us=draw(st.integers(0, 2)),
+        router=draw(st.sampled_from(["r1", "r2"])),
+    )
+    return ledger_pb2.JournalRecord(snapshot=snapshot).SerializeToString()
+
+
+DAMAGED = st.sampled_from([b"", b"\xff", b"\x0a\x00"])
+RECORDS = st.lists(st.one_of(decisions(), decisions(), outcomes(), snapshots(), DAMAGED), max_size=25)
+
+
+def an_open_store(folder: str, *, max_set_aside: int = 10_000) -> Any:
+    return open_store(Path(folder) / "ledger.sqlite", now_us=lambda: 1, max_set_aside=max_set_aside)
+
+
+def contents(store: Store) -> dict[str, Any]:
+    """All that the ledger holds, but for when and by whom a record was set aside, and its summaries."""
+
+    def question(connection: Connection) -> dict[str, Any]:
+        tables = {
+            table.name: sorted(map(tuple, connection.execute(select(table))))
+            for table in (DECISIONS, SNAPSHOTS, COUNTERS)
+        }
+        reported = connection.execute(select(OUTCOMES).order_by(OUTCOMES.c.tenant, OUTCOMES.c.decision_id))
+        tables[OUTCOMES.name] = [tuple(row) for row in reported]
+        aside = connection.execute(select(SET_ASIDE.c.fingerprint, SET_ASIDE.c.reason))
+        tables[SET_ASIDE.name] = sorted(map(tuple, aside))
+        return tables | {family: reading.summarize(connection, family, 0) for family in FAMILIES}
+
+    return asyncio.run(store.read(question))
+
+
+def send(store: Store, records: Sequence[bytes]) -> int:
+    """Appends one batch and checks that each record is accounted for; gives how many were new."""
+    result = store.append_now(records, "router-1")
+    assert result.stored + result.repeated + result.set_aside == len(records)
+    return result.stored + result.set_aside
+
+
+@settings(max_examples=60, deadline=None)
+@given(records=RECORDS, data=st.data())
+def test_order_repetition_batching_and_restarts_change_nothing(records: list[bytes], data: st.DataObject) -> None:
+    """Sending the records in one batch, or shuffled, repeated, in pieces and across restarts, gives the same ledger."""
+    with tempfile.TemporaryDirectory(dir=MEMORY) as folder, an_open_store(folder) as store:
+        new = send(store, records)
+        once = contents(store)
+        assert send(store, records) == 0
+        assert contents(store) == once
+    repeated = records + data.draw(st.lists(st.sampled_from(records), max_size=8) if records else st.just([]))
+    shuffled = data.draw(st.permutations(repeated))
+    cuts = sorted(data.draw(st.lists(st.integers(0, len(shuffled)), max_size=4)))
+    with tempfile.TemporaryDirectory(dir=MEMORY) as folder:
+        counted = 0
+        for start, end in zip([0, *cuts], [*cuts, len(shuffled)], strict=True):
+            with an_open_store(folder) as store:
+                counted += send(store, shuffled[start:end])
+        with an_open_store(folder) as store:
+            assert contents(store) == once
+    rows = sum(len(once[table.name]) for table in (DECISIONS, OUTCOMES, SNAPSHOTS, SET_ASIDE))
+    assert new == counted == rows
+
+
+@settings(max_examples=40, deadline=None)
+@given(records=RECORDS)
+def test_the_summary_agrees_with_a_plain_count(records: list[bytes]) -> None:
+    """Counts, joins and percentiles are those that one finds by going through the entries one by one."""
+    with tempfile.TemporaryDirectory(dir=MEMORY) as folder, an_open_store(folder) as store:
+        send(store, records)
+        for family in FAMILIES:
+            summary = asyncio.run(store.read(reading.summarize, family, 0))
+            entries, _ = asyncio.run(
+                store.read(reading.list_entries, family=family, decision_id="", since_us=0, after=None, count=500)
+            )
+            assert summary.decisions == len(entries)
+            assert [arm.arm for arm in summary.arms] == sorted({e.decision.prediction.assignment.arm for e in entries})
+            for arm in summary.arms:
+                mine = [entry for entry in entries if entry.decision.prediction.assignment.arm == arm.arm]
+                latencies = sorted(entry.decision.latency_us for entry in mine)
+                assert arm.assigned == len(mine) == arm.served + sum(one.count for one in arm.fallbacks)
+                assert arm.served == sum(entry.decision.prediction.fallback == 0 for entry in mine)
+                assert arm.outcomes == sum(entry.HasField("outcome") for entry in mine)
+                assert arm.HasField("outcome_mean") == (arm.outcomes > 0)
+                assert arm.p50_ms == latencies[(len(mine) + 1) // 2 - 1] / 1000
+                assert arm.p99_ms == latencies[-1] / 1000  # of fewer than 100
+
+
+def test_damage_is_bounded_and_what_is_over_the_bound_is_counted() -> None:
+    """With room for two records, five damaged ones leave two rows and a count of five; the sound one is stored."""
+    outcome = ledger_pb2.Outcome(decision_id="d1", tenant="north", value=1)
+    sound = ledger_pb2.JournalRecord(outcome=outcome).SerializeToString()
+    with tempfile.TemporaryDirectory(dir=MEMORY) as folder, an_open_store(folder, max_set_aside=2) as store:
+        result = store.append_now([b"\xff" * n for n in range(1, 6)] + [sound], "router-1")
+        assert (result.stored, result.set_aside) == (1, 5)
+        held = contents(store)
+        assert len(held[SET_ASIDE.name]) == 2
+        assert held["dispatch"].set_aside == 5
