@@ -1,0 +1,164 @@
+"""Writes turnout.yaml: a first one after a training, or new tags into one that is there, comments kept."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import io
+import os
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Final
+
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
+
+from services.runtime.config import Config, ConfigError, parse_config
+from services.runtime.errors import AlreadyExists, FailedPrecondition
+
+RULES_WEIGHT: Final = 10.0
+_HEAD: Final = """\
+# Turnout, everything in one file. It is followed while Turnout runs: save it and the change is applied, or refused
+# with the line at fault. `turnout split` changes experiments in here too.
+"""
+
+
+def first_file(
+    family: str,
+    tags: Mapping[str, str],
+    *,
+    champion: str,
+    home: str,
+    grpc: Mapping[str, str],
+    metrics: Mapping[str, str],
+) -> str:
+    """Gives the text of a new file: all variants, and an experiment that splits the traffic among them and the rules.
+
+    Args:
+        family: prediction problem.
+        tags: exact tag of the bento, by variant.
+        champion: variant that gets everything while the experiment is paused.
+        home: folder of state; a relative one counts from the file's folder.
+        grpc: gRPC address, by "router" and "hub"; empty for the usual ones.
+        metrics: address of /metrics, likewise.
+    """
+    lines = [_HEAD.rstrip(), f"home: {_quoted(home)}"]
+    for process in ("router", "hub"):
+        if process in grpc:
+            lines += [f"{process}:", f"  grpc: {_quoted(grpc[process])}", f"  metrics: {_quoted(metrics[process])}"]
+    lines += ["families:", f"  {family}:", "    deadline_ms: 500", "    variants:"]
+    for variant, tag in tags.items():
+        lines += [f"      {variant}:", f"        bento: {_quoted(tag)}"]
+    share = round((100.0 - RULES_WEIGHT) / len(tags), 2)
+    lines += [
+        "experiments:",
+        f"  {family}:",
+        "    revision: 1",
+        "    # Key of the hash that assigns units; a new salt deals all units anew.",
+        f"    salt: {family}-1",
+        "    # Gets all traffic while the experiment is paused.",
+        f"    champion: {champion}",
+        "    strategy:",
+        "      kind: weighted",
+        "    arms:",
+        "      rules:",
+        "        variant: rules",
+        f"        weight: {RULES_WEIGHT:g}",
+    ]
+    for variant in tags:
+        lines += [f"      {variant}:", f"        variant: {variant}", f"        weight: {share:g}"]
+    return "\n".join(lines) + "\n"
+
+
+def write_first(path: Path, text: str) -> None:
+    """Writes a new file.
+
+    Raises:
+        AlreadyExists: there is one.
+        ConfigError: the text is no valid configuration.
+    """
+    parse_config(text, path.name)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with _locked(path.parent):
+        if path.exists():
+            raise AlreadyExists("config", f"{path} exists already; `--use` puts the new tags into it")
+        _replace(path, text)
+
+
+def use_tags(path: Path, family: str, tags: Mapping[str, str]) -> Config:
+    """Puts exact tags into the file, in one step; its comments and its order stay. Gives what it says now.
+
+    Raises:
+        ConfigError: the file is wrong.
+        FailedPrecondition: the file cannot be written, or is being changed by another program.
+    """
+    path = path.resolve()
+    with _locked(path.parent):
+        before = path.stat()
+        text = path.read_text(encoding="utf-8")
+        parse_config(text, path.name)
+        new = _with_tags(text, path.name, family, tags)
+        config = parse_config(new, path.name)
+        now = path.stat()
+        if (now.st_mtime_ns, now.st_size, now.st_ino) != (before.st_mtime_ns, before.st_size, before.st_ino):
+            raise FailedPrecondition("config", f"{path.name} was edited at the same moment: look at it and try again")
+        _replace(path, new)
+    return config
+
+
+def _with_tags(text: str, name: str, family: str, tags: Mapping[str, str]) -> str:
+    yaml = YAML(typ="rt")
+    yaml.preserve_quotes = True
+    yaml.width = 4096
+    try:
+        tree: Any = yaml.load(text)
+    except YAMLError as error:
+        raise ConfigError(f"{name}: not valid YAML") from error
+    families = tree["families"]
+    if families.get(family) is None:
+        families[family] = {}
+    if families[family].get("variants") is None:
+        families[family]["variants"] = {}
+    variants = families[family]["variants"]
+    for variant, tag in tags.items():
+        if variants.get(variant) is None:
+            variants[variant] = {}
+        variants[variant]["bento"] = tag
+    out = io.StringIO()
+    yaml.dump(tree, out)
+    return out.getvalue()
+
+
+@contextlib.contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Keeps the hub, which changes the file the same way, out meanwhile."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise FailedPrecondition("config", "another program is changing the file; try again") from error
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _replace(path: Path, text: str) -> None:
+    mode = path.stat().st_mode & 0o7777 if path.exists() else 0o644
+    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with open(descriptor, "w", encoding="utf-8") as file:  # noqa: PTH123 - a descriptor, no path
+            file.write(text)
+            file.flush()
+            os.fchmod(file.fileno(), mode)
+            os.fsync(file.fileno())
+        Path(name).replace(path)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+
+
+def _quoted(text: str) -> str:
+    escaped = text.replace("\\", "\\\\").replace('"', '\\"')
+    return f'"{escaped}"'

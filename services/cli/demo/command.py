@@ -1,0 +1,5 @@
+"""`turnout demo`."""
+
+
+def demo() -> None:
+    """Not yet."""

@@ -1,0 +1,109 @@
+"""Calls to the hub: experiments and the ledger. Every call has a deadline, every error is one sentence."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from types import TracebackType
+from typing import Any, Final, Self, TypeVar
+
+import grpc
+from google.protobuf.message import Message
+
+from services.client.status import error_of
+from services.runtime.errors import TurnoutError, Unavailable
+from turnout.v1 import experiment_pb2, ledger_pb2
+
+_OPTIONS: Final = (("grpc.max_receive_message_length", 16 << 20), ("grpc.enable_retries", 0))
+_SECONDS: Final = 5.0
+_STREAM_SECONDS: Final = 300.0
+Reply = TypeVar("Reply", bound=Message)
+
+
+class Hub:
+    """A connection to the hub; use it inside `with`.
+
+    Args:
+        address: host:port or unix:path.
+        token: the operator's bearer token, where the hub asks for one.
+    """
+
+    def __init__(self, address: str, token: str | None = None) -> None:
+        self._address = address
+        self._metadata = (("authorization", f"Bearer {token}"),) if token else ()
+        self._channel = grpc.insecure_channel(address, options=_OPTIONS)
+
+    def __enter__(self) -> Self:
+        """Gives itself; the connection is made by the first call."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Closes the connection."""
+        self._channel.close()
+
+    def experiment(self, family: str) -> experiment_pb2.Experiment:
+        """Gives a family's experiment as it stands."""
+        request = experiment_pb2.GetExperimentRequest(family=family)
+        return self._experiments("GetExperiment", request, experiment_pb2.GetExperimentResponse).experiment
+
+    def set_strategy(self, request: experiment_pb2.SetStrategyRequest) -> experiment_pb2.Experiment:
+        """Changes strategy or weights."""
+        return self._experiments("SetStrategy", request, experiment_pb2.SetStrategyResponse).experiment
+
+    def pause(self, request: experiment_pb2.PauseExperimentRequest) -> experiment_pb2.Experiment:
+        """Sends all traffic to the champion."""
+        return self._experiments("PauseExperiment", request, experiment_pb2.PauseExperimentResponse).experiment
+
+    def resume(self, request: experiment_pb2.ResumeExperimentRequest) -> experiment_pb2.Experiment:
+        """Ends a pause."""
+        return self._experiments("ResumeExperiment", request, experiment_pb2.ResumeExperimentResponse).experiment
+
+    def summary(self, family: str) -> ledger_pb2.SummarizeArmsResponse:
+        """Gives the results of a family's arms."""
+        request = ledger_pb2.SummarizeArmsRequest(family=family)
+        return self._unary("LedgerService/SummarizeArms", request, ledger_pb2.SummarizeArmsResponse)
+
+    def snapshots(self, family: str = "") -> list[ledger_pb2.ExperimentSnapshot]:
+        """Gives the experiments that decisions were made under."""
+        request = ledger_pb2.ListSnapshotsRequest(family=family)
+        return list(self._unary("LedgerService/ListSnapshots", request, ledger_pb2.ListSnapshotsResponse).snapshots)
+
+    def decisions(self, request: ledger_pb2.ListDecisionsRequest) -> Iterator[ledger_pb2.LedgerEntry]:
+        """Gives decisions with their outcomes, oldest first."""
+        call = self._channel.unary_stream(
+            "/turnout.v1.LedgerService/ListDecisions",
+            request_serializer=ledger_pb2.ListDecisionsRequest.SerializeToString,
+            response_deserializer=ledger_pb2.ListDecisionsResponse.FromString,
+        )
+        try:
+            for page in call(request, timeout=_STREAM_SECONDS, metadata=self._metadata):
+                yield from page.entries
+        except grpc.RpcError as error:
+            raise self._sentence(error) from None
+
+    def _experiments(self, method: str, request: Message, reply: type[Reply]) -> Reply:
+        return self._unary(f"ExperimentService/{method}", request, reply)
+
+    def _unary(self, method: str, request: Message, reply: type[Reply]) -> Reply:
+        call: Any = self._channel.unary_unary(
+            f"/turnout.v1.{method}",
+            request_serializer=lambda message: message.SerializeToString(),
+            response_deserializer=reply.FromString,
+        )
+        try:
+            answer: Reply = call(request, timeout=_SECONDS, metadata=self._metadata)
+        except grpc.RpcError as error:
+            raise self._sentence(error) from None
+        return answer
+
+    def _sentence(self, error: Any) -> TurnoutError:
+        match error.code():
+            case grpc.StatusCode.UNAVAILABLE:
+                return Unavailable(
+                    "", f"the hub at {self._address} cannot be reached: start it with `turnout up`, or correct --hub"
+                )
+            case grpc.StatusCode.DEADLINE_EXCEEDED:
+                return Unavailable("", f"the hub at {self._address} did not answer in time; try again")
+            case code:
+                return error_of(code.value[0], str(error.details()), "")

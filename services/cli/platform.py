@@ -1,0 +1,163 @@
+"""Everything that turnout.yaml asks for, running on this machine: hub, model servers, router."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Final
+
+from router.config_watch import fingerprint
+from services.cli.child import Change, Child, State
+from services.cli.process import Program, StartFailed, python_program
+from services.runtime.config import Config, ConfigError, read_config
+from services.runtime.errors import FailedPrecondition
+from services.runtime.home import Home
+
+POLL_SECONDS: Final = 0.2
+ROUTER: Final = "router"
+HUB: Final = "hub"
+Notify = Callable[[Change], None]
+
+
+def server_name(family: str, variant: str) -> str:
+    """Names the model server of a variant."""
+    return f"{family}/{variant}"
+
+
+def model_servers(config: Config) -> dict[str, Program]:
+    """Gives the program of each variant that our own process serves, by name, in the file's order.
+
+    Raises:
+        FailedPrecondition: a bento is not in the home.
+    """
+    home = Home(config.home)
+    programs = {}
+    for family, settings in config.families.items():
+        for variant, served in settings.variants.items():
+            if served.bento is None:
+                continue
+            folder = home.bento(served.bento)
+            if not folder.is_dir():
+                raise FailedPrecondition(
+                    f"families.{family}.variants.{variant}.bento",
+                    f"{served.bento} is not in {home.bentos}: run `turnout train {family}` or correct "
+                    f"families.{family}.variants.{variant}.bento",
+                )
+            name, address = server_name(family, variant), home.variant_socket(family, variant)
+            arguments = ("--bento", str(folder), "--listen", address, "--metrics", "127.0.0.1:0")
+            programs[name] = python_program(name, "services.model_server", *arguments)
+    return programs
+
+
+class Platform:
+    """The running processes, by name, in the order in which they were started."""
+
+    def __init__(self, path: Path, config: Config, notify: Notify) -> None:
+        self.children: dict[str, Child] = {}
+        self.config = config
+        self._path = path
+        self._notify = notify
+        self._logs = config.home / "logs"
+        self._seen = fingerprint(path)
+
+    async def start(self) -> None:
+        """Starts the hub and all model servers at once, then the router.
+
+        Raises:
+            StartFailed: one of them did not become ready.
+            FailedPrecondition: a bento is missing.
+        """
+        servers = model_servers(self.config)
+        file = str(self._path)
+        first = [self._add(python_program(HUB, "services.hub", "--config", file))]
+        first += [self._add(program) for program in servers.values()]
+        # All are let finish starting before the first failure is told: none is left half started.
+        results = await asyncio.gather(*(child.start() for child in first), return_exceptions=True)
+        for result in results:
+            if isinstance(result, BaseException):
+                raise result
+        await self._add(python_program(ROUTER, "router", "--config", file, "--name", "router-1")).start()
+
+    async def stop(self) -> None:
+        """Stops everything, the last one started first; model servers all at the same time."""
+        router, hub = self.children.pop(ROUTER, None), self.children.pop(HUB, None)
+        if router is not None:
+            await router.stop()
+        await asyncio.gather(*(child.stop() for child in self.children.values()))
+        self.children.clear()
+        if hub is not None:
+            await hub.stop()
+
+    async def follow(self) -> None:
+        """Applies every change of the file to the model servers until cancelled; a wrong file changes nothing."""
+        while True:
+            await asyncio.sleep(POLL_SECONDS)
+            now = fingerprint(self._path)
+            if now is None or now == self._seen:
+                continue
+            self._seen = now
+            try:
+                config = read_config(self._path)
+                await self._apply(config, model_servers(config))
+            except (ConfigError, FailedPrecondition, StartFailed) as error:
+                self._notify(Change(str(self._path.name), State.READY, f"not applied: {error}"))
+
+    async def _apply(self, config: Config, wanted: dict[str, Program]) -> None:
+        """One model server after the other, so that the others answer meanwhile; new ones first."""
+        self.config = config
+        present = {name: child for name, child in self.children.items() if name not in (HUB, ROUTER)}
+        for name, program in wanted.items():
+            if name not in present:
+                await self._replace(name, program)
+        for name, child in present.items():
+            if name not in wanted:
+                await self._replace(name, None)
+            elif wanted[name].command != child.program.command:
+                await self._replace(name, wanted[name])
+
+    async def _replace(self, name: str, program: Program | None) -> None:
+        old = self.children.pop(name, None)
+        if old is not None:
+            await old.stop()
+        if program is None:
+            return
+        try:
+            await self._add(program).start()
+        except StartFailed as error:
+            # Forgotten, so that the next change of the file tries it again; its rules answer meanwhile.
+            del self.children[name]
+            self._notify(Change(name, State.STOPPED, str(error)))
+
+    def _add(self, program: Program) -> Child:
+        log = self._logs / f"{program.name.replace('/', '-')}.log"
+        child = self.children[program.name] = Child(program, log=log, on_change=self._notify)
+        return child
+
+
+@contextlib.asynccontextmanager
+async def running(path: Path, notify: Notify) -> AsyncIterator[Platform]:
+    """Runs the platform of a configuration file until the block ends.
+
+    Args:
+        path: turnout.yaml; followed for changes.
+        notify: told about every change of a process's state.
+
+    Raises:
+        ConfigError: the file is wrong.
+        StartFailed: a process did not become ready.
+        FailedPrecondition: a bento is missing.
+    """
+    path = path.absolute()
+    platform = Platform(path, read_config(path), notify)
+    following = None
+    try:
+        await platform.start()
+        following = asyncio.create_task(platform.follow(), name="follow the configuration")
+        yield platform
+    finally:
+        if following is not None:
+            following.cancel()
+            await asyncio.gather(following, return_exceptions=True)
+        await platform.stop()

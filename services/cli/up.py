@@ -1,0 +1,77 @@
+"""`turnout up`: everything on this machine, until Ctrl-C."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from services.cli.output import Format, FormatOption, emit, messages
+from services.cli.settings import DEFAULT_CONFIG, ConfigOption, load_config
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from services.cli.child import Change
+    from services.cli.platform import Platform
+
+
+def up(config: ConfigOption = DEFAULT_CONFIG, output: FormatOption = Format.TABLE) -> None:
+    """Start hub, model servers and router on this machine; restart what dies; stop on Ctrl-C.
+
+    The file is followed: a variant that is added, changed or removed starts, restarts or stops its model server.
+    """
+    load_config(config)
+    asyncio.run(_until_interrupted(config, output))
+
+
+async def _until_interrupted(config: Path, output: Format) -> None:
+    from services.cli.platform import running
+
+    loop, work = asyncio.get_running_loop(), asyncio.current_task()
+    assert work is not None
+    interrupted = False
+
+    def interrupt() -> None:
+        nonlocal interrupted
+        if not interrupted:
+            interrupted = True
+            work.cancel()
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, interrupt)
+    try:
+        with messages().status("starting hub, model servers and router"):
+            started = running(config, _tell)
+            platform = await started.__aenter__()
+        try:
+            emit(output, addresses(platform), lambda: _table(platform))
+            await asyncio.Event().wait()
+        finally:
+            messages().print("stopping; calls under way are finished first")
+            await started.__aexit__(None, None, None)
+    except asyncio.CancelledError:
+        if not interrupted:
+            raise
+
+
+def addresses(platform: Platform) -> dict[str, Any]:
+    """Gives each process's id and addresses."""
+    return {name: {"pid": child.pid, **child.addresses} for name, child in platform.children.items()}
+
+
+def _table(platform: Platform) -> Table:
+    from rich.table import Table
+
+    table = Table("process", "pid", "gRPC", "metrics", title="Turnout is up; Ctrl-C stops it", title_justify="left")
+    for name, child in platform.children.items():
+        where = child.addresses
+        table.add_row(name, str(child.pid), where.get("grpc", ""), f"http://{where.get('metrics', '')}/metrics")
+    return table
+
+
+def _tell(change: Change) -> None:
+    """Tells what people should know; a first start and a stop that was asked for are no news."""
+    if change.reason:
+        messages().print(f"{change.name}: {change.reason}", markup=False, soft_wrap=True)
