@@ -1,8 +1,8 @@
 """One multiplexed stream to one model server: all calls of a variant travel on it, several in a frame when they meet.
 
 A unary gRPC call costs four times the CPU of a stream message, so the link keeps one bidirectional stream open and
-sends whatever is waiting in one frame: nothing waits when the stream is idle, and frames fill up by themselves under
-load. A failure is a result here, not an exception: the caller's answer then comes from the rules.
+sends whatever is waiting in one frame. On an idle stream a call goes out at once; while a frame is unanswered the next
+calls gather, for 2 ms at most, so that frames fill up by themselves under load (the idea of RFC 896, Nagle, for calls). A failure is a result here, not an exception: the caller's answer then comes from the rules.
 """
 
 from __future__ import annotations
@@ -30,6 +30,8 @@ CHANNEL_OPTIONS: Final = (
     ("grpc.http2.max_pings_without_data", 0),
     ("grpc.max_receive_message_length", 16 << 20),
     ("grpc.max_send_message_length", 16 << 20),
+    # No pings to estimate bandwidth: on small messages they only cost CPU.
+    ("grpc.http2.bdp_probe", 0),
     ("grpc.use_local_subchannel_pool", 1),
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.min_reconnect_backoff_ms", 100),
@@ -38,6 +40,8 @@ CHANNEL_OPTIONS: Final = (
 MAX_WAITING_CALLS: Final = 4096
 """Calls that may wait for or be under way on one link; more are refused at once."""
 _MAX_FRAME_CALLS: Final = 256
+HOLD_SECONDS: Final = 0.002
+"""How long calls may wait for the answer to the frame before them, so that they share the next one."""
 _CONNECT_SECONDS: Final = 2.0
 _FIRST_PAUSE_SECONDS: Final = 0.05
 _LONGEST_PAUSE_SECONDS: Final = 1.0
@@ -93,6 +97,9 @@ class Link:
         self._under_way: dict[int, tuple[asyncio.Future[bytes | Failure], asyncio.TimerHandle]] = {}
         self._waiting: list[tuple[int, int, int, bytes]] = []
         self._wake: asyncio.Future[None] | None = None
+        self._unanswered = False
+        """Whether a frame is out and nothing has come back since."""
+        self._hold: asyncio.TimerHandle | None = None
         self._next_id = 0
 
     @property
@@ -113,10 +120,25 @@ class Link:
         timer = self._loop.call_later(seconds, self._expire, call_id)
         self._under_way[call_id] = (future, timer)
         self._waiting.append((call_id, rows, int(seconds * 1000) or 1, packed))
+        if not self._unanswered:
+            self._wake_writer()
+        elif self._hold is None:
+            self._hold = self._loop.call_later(HOLD_SECONDS, self._release)
+        return future
+
+    def _wake_writer(self) -> None:
         if self._wake is not None:
             self._wake.set_result(None)
             self._wake = None
-        return future
+
+    def _release(self) -> None:
+        """Lets the next frame go: something came back, or the held calls waited long enough."""
+        self._unanswered = False
+        if self._hold is not None:
+            self._hold.cancel()
+            self._hold = None
+        if self._waiting:
+            self._wake_writer()
 
     async def attribute(self, packed: bytes, seconds: float) -> model_pb2.AttributeResponse | Failure:
         """Asks for the Shapley values of one packed row."""
@@ -188,12 +210,13 @@ class Link:
             call.cancel()
 
     async def _write(self, call: Any) -> None:
-        """Sends all that waits in one frame, again and again; sleeps when nothing waits."""
+        """Sends all that waits in one frame, again and again; sleeps when nothing waits or a frame is unanswered."""
         try:
             while True:
-                if not self._waiting:
+                if not self._waiting or self._unanswered:
                     self._wake = self._loop.create_future()
                     await self._wake
+                self._unanswered = True
                 batch, self._waiting = self._waiting[:_MAX_FRAME_CALLS], self._waiting[_MAX_FRAME_CALLS:]
                 ids, rows, timeouts, packed = zip(*batch, strict=True)
                 frame = model_pb2.InferStreamRequest(
@@ -208,6 +231,7 @@ class Link:
             return
 
     def _receive(self, frame: model_pb2.InferStreamResponse, row_bytes: int) -> None:
+        self._release()
         tensor = frame.tensor
         offset = 0
         for call_id, rows in zip(frame.call_ids, frame.rows, strict=True):
@@ -230,6 +254,7 @@ class Link:
     def _fail_all(self) -> None:
         self.served = None
         self._waiting.clear()
+        self._release()
         self._wake = None
         for call_id in list(self._under_way):
             self._settle(call_id, Failure.CONNECTION)
