@@ -22,6 +22,8 @@ from services.runtime.errors import DeadlineExceeded, FailedPrecondition, Invali
 
 MAX_ROWS: Final = 2000
 """Rows of inference that one attribution may cost (one permutation is always walked)."""
+MAX_PAIRS: Final = 256
+"""Pairs of walks that are made where features are so few that more would fit."""
 MAX_WAITING: Final = 8
 _CHUNK_ROWS: Final = 64
 """Rows of one run: answers that are asked for meanwhile wait for no more than this on a busy core."""
@@ -108,35 +110,32 @@ class _Plan:
         import numpy as np
 
         # A pair of walks costs its inner steps and its background row; both share the row itself.
-        pairs = max(1, (MAX_ROWS - 1) // (2 * (features - 1) + 1))
+        pairs = min(max(1, (MAX_ROWS - 1) // (2 * (features - 1) + 1)), MAX_PAIRS)
         count = min(len(background), pairs)
-        step = len(background) / count
-        chosen = [background[int(i * step)] for i in range(count)]
+        chosen = [background[index * len(background) // count] for index in range(count)]
         # Every background row equally often: the base value is their plain mean, the same for every row.
         pairs = pairs // count * count
         shuffle = random.Random(seed).shuffle  # noqa: S311 - a fixed sequence is what is wanted
-        self._walks: list[tuple[int, list[int]]] = []
-        for pair in range(pairs):
+        orders = []
+        for _ in range(pairs):
             order = list(range(features))
             shuffle(order)
-            self._walks += [(pair % count, order), (pair % count, order[::-1])]
+            orders += [order, order[::-1]]
+        self._orders = np.array(orders)
+        self._from = np.repeat(np.arange(pairs) % count, 2)
         self.used = np.array([[np.nan if v is None else v for v in row] for row in chosen], dtype=np.float32)
-        self.taken = np.zeros((len(self._walks) * (features - 1), features), dtype=bool)
-        for walk, (_, order) in enumerate(self._walks):
-            begin = walk * (features - 1)
-            for place, feature in enumerate(order[:-1]):
-                self.taken[begin + place : begin + features - 1, feature] = True
-        self.start = np.repeat(self.used[[index for index, _ in self._walks]], features - 1, axis=0)
-        self._features = features
+        turns = np.argsort(self._orders, axis=1)
+        self.taken = (turns[:, None, :] < np.arange(1, features)[None, :, None]).reshape(-1, features)
+        self.start = np.repeat(self.used[self._from], features - 1, axis=0)
 
     def contributions(self, answers: Any) -> Attribution:
         """Turns the answers of all rows into the attribution."""
         import numpy as np
 
-        count = len(self.used)
+        count, (walks, features) = len(self.used), self._orders.shape
         value, bases = answers[0], answers[1 : 1 + count]
-        inner = answers[1 + count :].reshape(len(self._walks), self._features - 1)
-        total = np.zeros(self._features)
-        for (index, order), middle in zip(self._walks, inner, strict=True):
-            total[order] += np.diff(np.concatenate([[bases[index]], middle, [value]]))
-        return float(value), float(bases.mean()), [float(c) for c in total / len(self._walks)]
+        inner = answers[1 + count :].reshape(walks, features - 1)
+        path = np.concatenate([bases[self._from, None], inner, np.full((walks, 1), value)], axis=1)
+        changes = np.empty((walks, features))
+        np.put_along_axis(changes, self._orders, np.diff(path, axis=1), axis=1)
+        return float(value), float(bases.mean()), [float(c) for c in changes.mean(axis=0)]

@@ -76,6 +76,7 @@ class Limits:
     """Batches that will likely take longer run in the worker thread; also how long the loop is held in one go."""
 
 
+DEFAULT_LIMITS: Final = Limits()
 Outcomes = list[bytes | Exception]
 """One entry a call of a batch."""
 
@@ -91,7 +92,7 @@ class Batcher:
         worker: Executor,
         clock: Callable[[], float],
         observer: Observer,
-        limits: Limits = Limits(),
+        limits: Limits = DEFAULT_LIMITS,
     ) -> None:
         self._engine = engine
         self._width = engine.outputs * FLOAT_BYTES

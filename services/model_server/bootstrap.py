@@ -15,7 +15,7 @@ from prometheus_client import CollectorRegistry
 
 from inference import open_inference_pb2
 from services.model_server.attribution import Attributor
-from services.model_server.batching import Batcher
+from services.model_server.batching import DEFAULT_LIMITS, Batcher, Limits
 from services.model_server.bundle import Bundle, open_bundle
 from services.model_server.engine import Engine, OnnxEngine
 from services.model_server.metrics import ModelMetrics
@@ -51,6 +51,7 @@ async def model_server(
     registry: CollectorRegistry,
     clock: Callable[[], float],
     drain_seconds: float = 20.0,
+    limits: Limits = DEFAULT_LIMITS,
 ) -> AsyncIterator[Server]:
     """Serves a bundle until the block ends, then drains.
 
@@ -61,6 +62,7 @@ async def model_server(
         registry: where the metrics go.
         clock: monotonic seconds.
         drain_seconds: how long what was accepted may take to finish.
+        limits: bounds of the batches.
 
     Raises:
         OSError: the address cannot be bound.
@@ -72,7 +74,7 @@ async def model_server(
         ThreadPoolExecutor(1, thread_name_prefix="batches") as batches,
         ThreadPoolExecutor(1, thread_name_prefix="attributions") as attributions,
     ):
-        batcher = Batcher(engine, loop=loop, worker=batches, clock=clock, observer=metrics)
+        batcher = Batcher(engine, loop=loop, worker=batches, clock=clock, observer=metrics, limits=limits)
         metrics.watch_queue(lambda: batcher.waiting_rows)
         attributor = Attributor(engine, bundle.manifest, worker=attributions, clock=clock)
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import struct
 from collections.abc import Callable
-from importlib.metadata import version
 from typing import Final
 
 from inference import open_inference_pb2 as oip
@@ -60,8 +59,8 @@ class InferenceService:
         return oip.ModelReadyResponse(ready=here and not self._stopping.is_set())
 
     async def server_metadata(self, request: oip.ServerMetadataRequest, call: Call) -> oip.ServerMetadataResponse:  # noqa: ARG002 - every handler has this form
-        """Names the server."""
-        return oip.ServerMetadataResponse(name="turnout-model-server", version=version("turnout"), extensions=[])
+        """Names the server; its version is the bento's, because a bento holds the server's code as well."""
+        return oip.ServerMetadataResponse(name="turnout-model-server", version=self._version)
 
     async def model_metadata(self, request: oip.ModelMetadataRequest, call: Call) -> oip.ModelMetadataResponse:  # noqa: ARG002 - every handler has this form
         """Describes the model's tensors.

@@ -130,8 +130,8 @@ def _bentofile(manifest: Manifest, name: str) -> dict[str, Any]:
             "lock_packages": False,
         },
         "docker": {"python_version": f"{sys.version_info.major}.{sys.version_info.minor}"},
-        # Stage "build" puts it into the Dockerfile, and keeps it out of a local `bentoml serve`.
-        "envs": [{"name": "PYTHONPATH", "value": f"{_IN_IMAGE}:{_IN_IMAGE}/protos/gen", "stage": "build"}],
+        # Becomes an ENV of the image; a local `bentoml serve` does not see it.
+        "envs": [{"name": "PYTHONPATH", "value": f"{_IN_IMAGE}:{_IN_IMAGE}/protos/gen"}],
     }
 
 
