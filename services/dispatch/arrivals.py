@@ -9,55 +9,17 @@ here, so that two policies with one seed face the very same calls.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Final, NamedTuple
 
 import numpy as np
 
 from services.dispatch.city import City
 from services.dispatch.roads import Floats
+from services.dispatch.week import WeekShape
 
 MINUTES_PER_DAY: Final = 1440.0
 MINUTES_PER_WEEK: Final = 7 * MINUTES_PER_DAY
 
-
-@dataclass(frozen=True, slots=True)
-class WeekShape:
-    """Relative rate of calls: 24 hours of a working day, 24 of a weekend day, 7 weekdays (0 = Monday); means of 1."""
-
-    working: tuple[float, ...]
-    weekend: tuple[float, ...]
-    days: tuple[float, ...]
-
-    def at(self, hour: float, weekday: int) -> float:
-        """Relative rate at an hour (0 to 24) of a weekday."""
-        hours = self.weekend if weekday >= 5 else self.working
-        return hours[int(hour) % 24] * self.days[weekday]
-
-    @property
-    def highest(self) -> float:
-        """The highest relative rate of the week."""
-        return max(self.at(hour, day) for day in range(7) for hour in range(24))
-
-
-FLAT: Final = WeekShape((1.0,) * 24, (1.0,) * 24, (1.0,) * 7)
-"""The same rate at all times, as the JEMSS configurations have it."""
-
-# fmt: off
-RIO: Final = WeekShape(
-    working=(0.52, 0.43, 0.35, 0.32, 0.29, 0.42, 0.74, 1.08, 1.43, 1.69, 1.83, 1.74,
-             1.59, 1.51, 1.31, 1.24, 1.21, 1.15, 1.09, 1.01, 0.89, 0.83, 0.71, 0.62),
-    weekend=(0.66, 0.59, 0.52, 0.50, 0.44, 0.51, 0.74, 0.95, 1.23, 1.48, 1.67, 1.61,
-             1.51, 1.42, 1.22, 1.24, 1.18, 1.11, 1.05, 1.01, 0.93, 0.86, 0.82, 0.74),
-    days=(1.082, 1.029, 0.997, 1.005, 0.978, 0.987, 0.922),
-)
-# fmt: on
-"""Shape of 223 388 calls to the ambulances of Rio de Janeiro on ordinary days.
-
-Computed from the counts by half-hour and weekday published with LASPATED (github.com/vguigues/LASPATED,
-arXiv:2401.04156). Two readings of ours, which the data do not state: its weekday 0 is a Friday (the counts of 1 and 2
-look like a weekend), and its hours are UTC (the night's lowest point lies at 7), so that they are moved by three.
-"""
 
 # Relative share of each call type, in the order of CALL_TYPES, from the most severe (5) to the least (1).
 _TYPE_SHARES: Final = np.array(
@@ -106,8 +68,16 @@ def weekday_and_hour(minute: float, start_weekday: int = 0) -> tuple[int, float]
     return (int(day) + start_weekday) % 7, rest / 60.0
 
 
-def arrivals(city: City, seed: int, *, shape: WeekShape = RIO, start_weekday: int = 0) -> Iterator[Call]:
-    """Draws calls without end, in order of time; the same arguments give the same calls."""
+def arrivals(city: City, seed: int, *, shape: WeekShape | None = None, start_weekday: int = 0) -> Iterator[Call]:
+    """Draws calls without end, in order of time; the same arguments give the same calls.
+
+    Args:
+        city: the city, whose rates count.
+        seed: seed of everything about the calls.
+        shape: shape of the week; None takes the city's.
+        start_weekday: weekday of minute 0, 0 = Monday.
+    """
+    shape = shape or city.week
     rng = np.random.default_rng((seed, 0xCA11))
     highest = max(sum(period.calls_per_day) for period in city.demand) * shape.highest / MINUTES_PER_DAY
     sampler = _Sampler(city, rng)

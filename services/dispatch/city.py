@@ -10,6 +10,7 @@ import numpy as np
 
 from services.dispatch.distributions import Duration
 from services.dispatch.roads import Floats, Integers, RoadGraph, RoutingProgress, TravelTimes, travel_times
+from services.dispatch.week import WeekShape
 from services.runtime.errors import InvalidArgument
 
 
@@ -115,6 +116,7 @@ class City:
     travel_modes: tuple[TravelPeriod, ...]
     regular_mode: int
     times: CallTimes
+    week: WeekShape
     region: Integers
     place_weight: Floats
 
@@ -150,6 +152,7 @@ class Plan:
     travel_modes: tuple[TravelPeriod, ...]
     off_road_km_per_min: Sequence[float]
     times: CallTimes
+    week: WeekShape
 
 
 def assemble(plan: Plan, progress: RoutingProgress) -> City:
@@ -179,6 +182,7 @@ def assemble(plan: Plan, progress: RoutingProgress) -> City:
         travel_modes=plan.travel_modes,
         regular_mode=regular,
         times=plan.times,
+        week=plan.week,
         region=travel.to_call[regular, : len(plan.stations)].argmin(axis=0).astype(np.int32),
         place_weight=_place_weights(plan.roads, travel),
     )

@@ -11,10 +11,11 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from bentos.family import Record
-from services.dispatch.arrivals import RIO, WeekShape, arrivals
+from services.dispatch.arrivals import arrivals
 from services.dispatch.city import City
 from services.dispatch.incidents import MAX_CANDIDATES, Features, Incident, OutcomeKnown, Policy
 from services.dispatch.simulation import START, Simulation
+from services.dispatch.week import WeekShape
 
 
 def send_closest(incident: Incident) -> int:
@@ -73,7 +74,7 @@ def simulate(
     seed: int,
     calls: int,
     *,
-    shape: WeekShape = RIO,
+    shape: WeekShape | None = None,
     start: float = START,
     candidates: int = MAX_CANDIDATES,
 ) -> Simulation:
@@ -85,7 +86,13 @@ def simulate(
 
 
 def history(
-    city: City, seed: int, calls: int, policy: Policy | None = None, *, shape: WeekShape = RIO, start: float = START
+    city: City,
+    seed: int,
+    calls: int,
+    policy: Policy | None = None,
+    *,
+    shape: WeekShape | None = None,
+    start: float = START,
 ) -> Iterator[Record]:
     """Makes the records of a past in which a policy decided, in order of decision; one record a call.
 
@@ -94,7 +101,7 @@ def history(
         seed: seed of the calls, and of the policy when none is given.
         calls: how many calls.
         policy: who decided; `SendPlausible` when None.
-        shape: shape of the week.
+        shape: shape of the week; None takes the city's.
         start: when it begins, in seconds since 1970-01-01T00:00Z; a midnight.
     """
     decide = policy or SendPlausible(np.random.default_rng((seed, 0xDEC1DE)))

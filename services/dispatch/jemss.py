@@ -43,6 +43,7 @@ from services.dispatch.jemss_mobilisation import read_mobilisation
 from services.dispatch.jemss_roads import MINUTES_PER_DAY, MapFrame, only, read_frame, read_roads
 from services.dispatch.jemss_tables import BytesRead, Source, tables
 from services.dispatch.roads import RoadGraph
+from services.dispatch.week import FLAT
 from services.runtime.errors import InvalidArgument
 
 Progress = Callable[[str, int, int], None]
@@ -100,6 +101,8 @@ def read_city(folder: Path, *, crew_seed: int = 0, progress: Progress | None = N
         travel_modes=modes,
         off_road_km_per_min=speeds,
         times=_times(config, mobilisation),
+        # JEMSS draws calls at a rate that does not depend on the hour.
+        week=FLAT,
     )
     return assemble(plan, routed)
 

@@ -1,8 +1,9 @@
 """The simulation: calls arrive, units are sent, are busy and come back; a decision changes what happens next.
 
 A unit's tour: turn-out and way to the incident, time on scene, with some probability the way to the nearest hospital
-and the hand-over there, the way back to its station. It is free at its station only, except that a unit which becomes
-clear at a hospital takes a waiting call from there. Calls that find no free unit wait, the most urgent first.
+and the hand-over there, the way back to its station. On its way back it may be sent again: it counts as being at the
+base that it is nearer to, so at the hospital for the first half of the way and at its station for the second; one that
+comes straight from a scene is out of reach for the first half. Calls that find no unit wait, the most urgent first.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ class _Step(IntEnum):
 
     CLOSED = 0
     CLEAR = 1
-    HOME = 2
+    NEAR_HOME = 2
     CALLED = 3
     DECIDE = 4
 
@@ -69,6 +70,7 @@ class Simulation:
         homes = np.array([unit.station for unit in city.units])
         self._home = homes
         self._base = homes.copy()
+        self._turns = np.zeros(len(homes), dtype=np.int64)
         self._free = np.ones(len(homes), dtype=bool)
         self._fleet = np.bincount(homes, minlength=len(city.stations))
         self._free_at = self._fleet.copy()
@@ -82,7 +84,7 @@ class Simulation:
 
     @property
     def free_units(self) -> int:
-        """How many units are at their station and free."""
+        """How many units can be sent."""
         return int(self._free.sum())
 
     def next_event(self) -> Event | None:
@@ -117,9 +119,9 @@ class Simulation:
         chosen = incident.candidates[index].unit
         unit = self._index[chosen.unit_id]
         tour = plan_tour(self.city, incident, index, unit, int(self._base[unit]))
-        if self._free[tour.unit]:
-            self._free[tour.unit] = False
-            self._free_at[self._home[tour.unit]] -= 1
+        self._free[unit] = False
+        self._free_at[self._home[unit]] -= 1
+        self._turns[unit] += 1
         self._add(tour.cleared, _Step.CLOSED, self._outcome(incident, index, tour))
         self._add(tour.cleared, _Step.CLEAR, (tour, incident.call.place))
         return tour
@@ -155,11 +157,12 @@ class Simulation:
                 return what
             case _Step.CLEAR, (Tour() as tour, int(place)):
                 return self._clear(tour, place)
-            case _Step.HOME, int(unit):
+            case _Step.NEAR_HOME, (int(unit), int(turn)):
+                if turn != self._turns[unit]:
+                    return None  # sent again on its way back
                 self._base[unit] = self._home[unit]
-                self._free[unit] = True
-                self._free_at[self._home[unit]] += 1
-                return self._serve_waiting(None)
+                self._release(unit)
+                return self._serve_waiting()
             case _Step.CALLED, Call() as call:
                 # The next call may be ready for a decision before this one.
                 self._take_call()
@@ -167,26 +170,29 @@ class Simulation:
                 return None
             case _Step.DECIDE, Call() as call:
                 heapq.heappush(self._waiting, (call.priority, call.minute, call))
-                return self._serve_waiting(None)
+                return self._serve_waiting()
             case _:
                 raise AssertionError("the agenda holds a step with the wrong matter")
 
     def _clear(self, tour: Tour, place: int) -> Event | None:
-        """The unit is done with its call: from a hospital it may take a waiting one, else it goes home."""
-        travel, city = self.city.travel, self.city
-        unit, home = tour.unit, int(self._home[tour.unit])
-        if tour.hospital < 0:
-            self._add(self.now + self._way(float(travel.back[home, place])), _Step.HOME, unit)
-            return None
-        base = len(city.stations) + tour.hospital
-        self._base[unit] = base
-        if self._waiting:
-            return self._serve_waiting(unit)
-        self._add(self.now + self._way(float(travel.between[base, home])), _Step.HOME, unit)
-        return None
+        """The unit is done with its call and sets out for home."""
+        travel, unit, home = self.city.travel, tour.unit, int(self._home[tour.unit])
+        if tour.hospital >= 0:
+            self._base[unit] = len(self.city.stations) + tour.hospital
+            self._release(unit)
+            way = self._way(float(travel.between[self._base[unit], home]))
+        else:
+            way = self._way(float(travel.back[home, place]))
+        self._add(self.now + way / 2, _Step.NEAR_HOME, (unit, int(self._turns[unit])))
+        return self._serve_waiting()
 
-    def _serve_waiting(self, only: int | None) -> Incident | None:
-        units = np.flatnonzero(self._free) if only is None else np.array([only])
+    def _release(self, unit: int) -> None:
+        if not self._free[unit]:
+            self._free[unit] = True
+            self._free_at[self._home[unit]] += 1
+
+    def _serve_waiting(self) -> Incident | None:
+        units = np.flatnonzero(self._free)
         if not self._waiting or not len(units):
             return None
         call = heapq.heappop(self._waiting)[2]

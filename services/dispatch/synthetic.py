@@ -22,6 +22,7 @@ from services.dispatch.city import (
 from services.dispatch.crews import draw_unit
 from services.dispatch.distributions import Duration, Shape
 from services.dispatch.roads import RoadGraph, RoutingProgress
+from services.dispatch.week import RIO
 
 _SIDE: Final = 18
 _SPACING_KM: Final = 0.8
@@ -68,6 +69,7 @@ def synthetic_city(seed: int, *, progress: RoutingProgress | None = None) -> Cit
             handover=Duration(Shape.GAMMA, 3.0, 6.0, 3.0, 120.0),
             transport=0.7,
         ),
+        week=RIO,
     )
     return assemble(plan, progress or _silent)
 

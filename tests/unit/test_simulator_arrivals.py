@@ -12,9 +12,10 @@ import numpy as np
 import pytest
 
 from bentos.dispatch.features import CALL_TYPES
-from services.dispatch.arrivals import FLAT, RIO, Call, WeekShape, arrivals, weekday_and_hour
+from services.dispatch.arrivals import Call, arrivals, weekday_and_hour
 from services.dispatch.city import City, DemandPeriod
 from services.dispatch.synthetic import synthetic_city
+from services.dispatch.week import FLAT, RIO, WeekShape
 
 CITY = synthetic_city(1)
 DATA = Path(__file__).resolve().parents[2].parent / "shared" / "data" / "rio_ems_arrivals" / "rio_ems_arrivals.csv.gz"

@@ -92,4 +92,4 @@ def test_outcomes_depend_on_time_and_skill_and_the_rules_see_only_a_part() -> No
         ranks[said == value] = ranks[said == value].mean()
     good = int(outcomes.sum())
     auc = (ranks[outcomes == 1].sum() - good * (good - 1) / 2) / (good * (len(outcomes) - good))
-    assert 0.65 < auc < 0.85
+    assert 0.6 < auc < 0.9
