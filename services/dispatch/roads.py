@@ -38,7 +38,7 @@ class RoadGraph:
     """A directed road graph with one travel time per arc and travel mode.
 
     `xy_km` is (nodes, 2): kilometres east and north of the map's corner. `access` marks nodes at which a vehicle can
-    leave the road. `origins`, `targets` and `distance_km` are (arcs,); `minutes` is (modes, arcs), free-flowing.
+    leave the road. `origins`, `targets` and `distance_km` are (arcs,); `minutes` is (modes, arcs).
     """
 
     xy_km: Floats
@@ -74,7 +74,7 @@ class RoadGraph:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class TravelTimes:
-    """Free-flow travel between bases and call nodes. Bases are all stations, then all hospitals.
+    """Travel, in an average hour, between bases and call nodes. Bases are all stations, then all hospitals.
 
     `call_nodes` is (calls,): the road nodes where an incident can be. `to_call` is (modes, bases, calls) and `back` is
     (bases, calls), both in minutes, `back` by the regular mode. `to_call_km` is (bases, calls): shortest road

@@ -230,10 +230,10 @@ class Simulation:
             candidates=tuple(offered),
         )
 
-    def _way(self, free_flow_min: float) -> float:
+    def _way(self, average_min: float) -> float:
         """Minutes of a way without lights and sirens that begins now."""
         weekday, hour = weekday_and_hour(self.now, self._start_weekday)
-        return expected_travel_min(free_flow_min, hour, weekday)
+        return expected_travel_min(average_min, hour, weekday)
 
     def _outcome(self, incident: Incident, index: int, tour: Tour) -> OutcomeKnown:
         return OutcomeKnown(

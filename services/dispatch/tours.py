@@ -37,10 +37,10 @@ def plan_tour(city: City, incident: Incident, index: int, unit: int, base: int) 
         base: where the unit is: index of a station, or of a hospital after all stations.
     """
     call, travel, candidate = incident.call, city.travel, incident.candidates[index]
-    free_flow = float(travel.to_call[city.mode(incident.minute, call.priority), base, call.place])
+    average = float(travel.to_call[city.mode(incident.minute, call.priority), base, call.place])
     distance = float(travel.to_call_km[base, call.place])
     rolled = incident.minute + turnout_min(call.mobilisation, candidate.availability)
-    arrived = rolled + true_travel_min(free_flow, distance, call.travel_noise, incident.hour, incident.weekday)
+    arrived = rolled + true_travel_min(average, distance, call.travel_noise, incident.hour, incident.weekday)
     cleared, hospital = arrived + call.on_scene, -1
     if call.transport:
         ways = travel.back[len(city.stations) :, call.place]
