@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import itertools
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sqlalchemy import Connection, select
@@ -16,6 +18,7 @@ from sqlalchemy import Connection, select
 from monitoring.ledger import reading
 from monitoring.ledger.store import Store, open_store
 from monitoring.ledger.tables import COUNTERS, DECISIONS, OUTCOMES, SET_ASIDE, SNAPSHOTS
+from monitoring.ledger.writing import CONFLICT
 from turnout.v1 import ledger_pb2, prediction_pb2
 
 TENANTS = st.sampled_from(["north", "south"])
@@ -167,3 +170,62 @@ def test_damage_is_bounded_and_what_is_over_the_bound_is_counted() -> None:
         held = contents(store)
         assert len(held[SET_ASIDE.name]) == 2
         assert held["dispatch"].set_aside == 5
+
+
+def a_decision(*, at: int, request: bytes, arm: str) -> bytes:
+    prediction = prediction_pb2.PredictResponse(
+        decision_id="d",
+        served_variant="rules",
+        assignment=prediction_pb2.Assignment(arm=arm, propensity=1),
+    )
+    decision = ledger_pb2.Decision(
+        decision_id="d",
+        tenant="north",
+        family="dispatch",
+        assigned_at_unix_us=at,
+        request_digest=request * 16,
+        prediction=prediction,
+    )
+    return ledger_pb2.JournalRecord(decision=decision).SerializeToString()
+
+
+@pytest.mark.parametrize("by_one", [True, False])
+def test_of_different_requests_under_one_id_the_earliest_is_the_decision_in_every_order(*, by_one: bool) -> None:
+    """The other request is set aside once, and the outcome counts for the earliest one's arm."""
+    outcome = ledger_pb2.Outcome(decision_id="d", tenant="north", value=1)
+    records = [
+        a_decision(at=1, request=b"x", arm="a"),
+        a_decision(at=2, request=b"y", arm="b"),
+        a_decision(at=0, request=b"y", arm="c"),
+        a_decision(at=3, request=b"x", arm="d"),
+        ledger_pb2.JournalRecord(outcome=outcome).SerializeToString(),
+    ]
+    found = []
+    for order in list(itertools.permutations(records))[:: 1 if by_one else 5]:
+        with tempfile.TemporaryDirectory(dir=MEMORY) as folder, an_open_store(folder) as store:
+            for batch in ([record] for record in order) if by_one else (order[:3], order[3:]):
+                send(store, batch)
+            found.append(contents(store))
+    assert all(held == found[0] for held in found)
+    summary = found[0]["dispatch"]
+    assert (summary.decisions, summary.set_aside, summary.outcomes_joined, summary.outcomes_waiting) == (1, 1, 1, 0)
+    assert [(arm.arm, arm.assigned, arm.outcomes) for arm in summary.arms] == [("c", 1, 1)]
+    assert [reason for _, reason in found[0][SET_ASIDE.name]] == [CONFLICT]
+
+
+def test_of_several_outcomes_the_one_recorded_last_counts_in_every_order() -> None:
+    """Among those recorded at the same instant the later and then the larger one counts, so that routers agree."""
+    reports = [(1, 9, 9.0), (2, 1, 5.0), (2, 2, 3.0), (2, 2, 4.0)]
+    for order in itertools.permutations(reports):
+        with tempfile.TemporaryDirectory(dir=MEMORY) as folder, an_open_store(folder) as store:
+            for recorded, occurred, value in order:
+                outcome = ledger_pb2.Outcome(
+                    decision_id="d",
+                    tenant="north",
+                    value=value,
+                    occurred_at_unix_us=occurred,
+                    recorded_at_unix_us=recorded,
+                )
+                send(store, [ledger_pb2.JournalRecord(outcome=outcome).SerializeToString()])
+            ((_, _, recorded, occurred, value, *_),) = contents(store)[OUTCOMES.name]
+            assert (recorded, occurred, value) == (2, 2, 4.0)
