@@ -8,6 +8,7 @@ here, so that two policies with one seed face the very same calls.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import Final, NamedTuple
 
@@ -69,7 +70,9 @@ def weekday_and_hour(minute: float, start_weekday: int = 0) -> tuple[int, float]
 
 
 def arrivals(city: City, seed: int, *, shape: WeekShape | None = None, start_weekday: int = 0) -> Iterator[Call]:
-    """Draws calls without end, in order of time; the same arguments give the same calls.
+    """Draws calls in order of time, without end unless the last demand period has none.
+
+    The same arguments give the same calls.
 
     Args:
         city: the city, whose rates count.
@@ -79,16 +82,33 @@ def arrivals(city: City, seed: int, *, shape: WeekShape | None = None, start_wee
     """
     shape = shape or city.week
     rng = np.random.default_rng((seed, 0xCA11))
-    highest = max(sum(period.calls_per_day) for period in city.demand) * shape.highest / MINUTES_PER_DAY
     sampler = _Sampler(city, rng)
-    minute, number = 0.0, 0
-    while True:
-        minute += float(rng.exponential(1.0 / highest))
-        weekday, hour = weekday_and_hour(minute, start_weekday)
-        rate = sum(city.rates(minute)) * shape.at(hour, weekday) / MINUTES_PER_DAY
-        if rng.random() * highest < rate:
+    number = 0
+    ends = [period.start_min for period in city.demand[1:]] + [math.inf]
+    begin = 0.0
+    for period, end in zip(city.demand, ends, strict=True):
+        for minute, weekday, hour in _period(sum(period.calls_per_day), (begin, end), shape, start_weekday, rng):
             number += 1
             yield sampler.call(number, minute, weekday, hour)
+        begin = end
+
+
+def _period(
+    daily: float, span: tuple[float, float], shape: WeekShape, start_weekday: int, rng: np.random.Generator
+) -> Iterator[tuple[float, int, float]]:
+    """Gives minute, weekday and hour of each call of one demand period; a period without calls has none."""
+    minute, end = span
+    highest = daily * shape.highest / MINUTES_PER_DAY
+    if highest <= 0.0:
+        return
+    while True:
+        # The process has no memory, so each period may start afresh with its own highest rate.
+        minute += float(rng.exponential(1.0 / highest))
+        if minute >= end:
+            return
+        weekday, hour = weekday_and_hour(minute, start_weekday)
+        if rng.random() * shape.highest < shape.at(hour, weekday):
+            yield minute, weekday, hour
 
 
 class _Sampler:

@@ -101,6 +101,15 @@ def test_rates_change_when_a_demand_period_begins() -> None:
     assert {call.priority for call in late} == {2}
 
 
+def test_calls_end_with_a_demand_that_ends() -> None:
+    """A last period without calls ends the stream, and one in between is passed over, instead of waiting for ever."""
+    periods = [DemandPeriod(0.0, (90.0, 0.0, 0.0)), DemandPeriod(1440.0, (0.0, 0.0, 0.0))]
+    assert {call.minute < 1440 for call in arrivals(changed(CITY, *periods), 1)} == {True}
+    periods.append(DemandPeriod(2880.0, (0.0, 90.0, 0.0)))
+    days = [int(call.minute // 1440) for call in within(4, city=changed(CITY, *periods))]
+    assert set(days) == {0, 2, 3}
+
+
 def test_a_call_is_one_that_can_happen() -> None:
     """Every field lies in its range, and its severity belongs to its priority."""
     for call in within(10):
