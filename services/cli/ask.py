@@ -15,7 +15,7 @@ import typer
 
 from services.cli.output import Format, FormatOption, emit
 from services.cli.settings import DEFAULT_CONFIG, ConfigOption, load_config
-from services.runtime.errors import DeadlineExceeded, InvalidArgument, Unavailable
+from services.runtime.errors import DeadlineExceeded, InvalidArgument, TurnoutError, Unavailable
 
 if TYPE_CHECKING:
     from services.client import Answer, Explanation, TurnoutClient
@@ -34,6 +34,7 @@ AddressOption = Annotated[
     typer.Option("--address", envvar="TURNOUT_ADDRESS", help="The router's gRPC address; else from the file."),
 ]
 TimeoutOption = Annotated[float, typer.Option("--timeout", min=0.001, max=5.0, help="Deadline in seconds.")]
+_OUTCOME_SECONDS = 5.0
 Reply = TypeVar("Reply")
 
 
@@ -73,7 +74,12 @@ def outcome(
     """Report what really happened for a decision."""
 
     async def tell(client: TurnoutClient) -> str:
-        return (await client.record_outcome(decision_id, value)).name.lower()
+        from services.client import Outcome
+
+        (result,) = await client.record_outcomes([Outcome(decision_id, value)], timeout=_OUTCOME_SECONDS)
+        if isinstance(result, TurnoutError):
+            raise result
+        return result.name.lower()
 
     result = {"decision_id": decision_id, "value": value, "durability": _call(tell, _router(address, config), token)}
     emit(output, result, lambda: _facts(result))

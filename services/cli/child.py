@@ -105,11 +105,11 @@ class Child:
             await self.stop()
             raise
 
-    async def until(self, state: State, seconds: float) -> bool:
-        """Waits until the child is in a state; False when that took too long."""
+    async def until(self, seen: Callable[[Child], bool], seconds: float) -> bool:
+        """Waits until something is so after a change of state; False when that took too long."""
         try:
             async with asyncio.timeout(seconds), self._changed:
-                await self._changed.wait_for(lambda: self.state is state)
+                await self._changed.wait_for(lambda: seen(self))
         except TimeoutError:
             return False
         return True

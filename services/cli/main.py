@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final
 
 import typer
@@ -29,12 +29,21 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings=_OPTIONS,
 )
-for command in (demo.demo, up.up, train.train, ask.predict, ask.outcome, ask.explain):
-    app.command(context_settings=_OPTIONS)(command)
+_COMMANDS: Final[tuple[Callable[..., None], ...]] = (
+    demo.demo,
+    up.up,
+    train.train,
+    ask.predict,
+    ask.outcome,
+    ask.explain,
+    replay.replay,
+    simulate.simulate,
+    bench.bench,
+)
+for _command in _COMMANDS:
+    app.command(context_settings=_OPTIONS)(_command)
 app.add_typer(split.app, name="split")
 app.add_typer(models.app, name="models")
-for command in (replay.replay, simulate.simulate, bench.bench):
-    app.command(context_settings=_OPTIONS)(command)
 
 
 def run(arguments: Sequence[str]) -> int:

@@ -12,7 +12,6 @@ import typer
 import yaml
 from rich.console import Console, RenderableType
 
-
 _PLAIN_COLUMNS: Final = 120
 
 

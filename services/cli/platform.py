@@ -149,8 +149,7 @@ async def running(path: Path, notify: Notify) -> AsyncIterator[Platform]:
         StartFailed: a process did not become ready.
         FailedPrecondition: a bento is missing.
     """
-    path = path.absolute()
-    platform = Platform(path, read_config(path), notify)
+    platform = Platform(_absolute(path), read_config(path), notify)
     following = None
     try:
         await platform.start()
@@ -161,3 +160,8 @@ async def running(path: Path, notify: Notify) -> AsyncIterator[Platform]:
             following.cancel()
             await asyncio.gather(following, return_exceptions=True)
         await platform.stop()
+
+
+def _absolute(path: Path) -> Path:
+    """Children get the file's full name: it is theirs to follow wherever they run."""
+    return path.resolve()
