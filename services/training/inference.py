@@ -24,5 +24,9 @@ class Graph:
         """Gives the answers [n] to raw rows [n, f]."""
         if len(features) == 0:
             return np.empty(0, dtype=np.float64)
-        answers = self._session.run([OUTPUT], {INPUT: features})[0]
-        return np.asarray(answers[:, 0], dtype=np.float64)
+        return self.outputs(features)[:, 0].astype(np.float64)
+
+    def outputs(self, features: Matrix) -> Matrix:
+        """Gives the whole output [n, outputs] for at least one row, as the graph computes it."""
+        computed: Matrix = self._session.run([OUTPUT], {INPUT: features})[0]
+        return computed

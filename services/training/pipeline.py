@@ -14,6 +14,7 @@ from datetime import UTC, datetime
 from typing import Any, Final
 
 import numpy as np
+from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]  # carries no types
 
 from bentos.family import Family, Record, TargetKind, Variant
 from bentos.manifest import Manifest
@@ -190,7 +191,8 @@ def fit(variant: Variant, estimator: Any, engineered: Matrix, outcomes: Any) -> 
         FailedPrecondition: the learner refuses the data, for example because a fold holds one class only.
     """
     try:
-        estimator.fit(engineered, outcomes)
+        with _one_thread():
+            estimator.fit(engineered, outcomes)
     except ValueError as error:
         raise FailedPrecondition(
             "records", f"{variant.name} cannot be trained on these {len(outcomes)} decisions; it needs more of them"
@@ -199,9 +201,10 @@ def fit(variant: Variant, estimator: Any, engineered: Matrix, outcomes: Any) -> 
 
 def answers_of(estimator: Any, engineered: Matrix) -> Vector:
     """Gives a fitted native estimator's answers: probabilities of success, or numbers."""
-    if hasattr(estimator, "predict_proba"):
-        return np.asarray(estimator.predict_proba(engineered)[:, 1], dtype=np.float64)
-    return np.asarray(estimator.predict(engineered), dtype=np.float64)
+    with _one_thread():
+        if hasattr(estimator, "predict_proba"):
+            return np.asarray(estimator.predict_proba(engineered)[:, 1], dtype=np.float64)
+        return np.asarray(estimator.predict(engineered), dtype=np.float64)
 
 
 def rules_answers(family: Family, features: Matrix) -> Vector:
@@ -236,3 +239,8 @@ def _enough(family: Family, oldest: Dataset) -> None:
             f"training needs at least {FEWEST_OF_A_CLASS} decisions of each outcome among the oldest {len(oldest)}; "
             f"there are {positives} with {family.target.name} and {len(oldest) - positives} without",
         )
+
+
+def _one_thread() -> Any:
+    """Keeps OpenMP to one thread: threads spin while they wait, and with a busy core two were ten times slower."""
+    return threadpool_limits(limits=1, user_api="openmp")

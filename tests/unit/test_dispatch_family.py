@@ -6,7 +6,7 @@ import math
 from dataclasses import replace
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bentos.dispatch import FAMILY
@@ -51,6 +51,7 @@ def test_the_family_is_found_by_its_name() -> None:
     ]
 
 
+@settings(deadline=None)
 @given(ROWS)
 def test_rules_always_answer(row: DispatchRow) -> None:
     """Whatever is known or missing, the rules give a probability, a matching confidence and 1 to 5 reasons."""
@@ -62,12 +63,14 @@ def test_rules_always_answer(row: DispatchRow) -> None:
     assert all(reason.endswith(".") and reason.count(".") == 1 for reason in answer.reasons)
 
 
+@settings(deadline=None)
 @given(ROWS)
 def test_rules_are_deterministic(row: DispatchRow) -> None:
     """The same row gets the same answer."""
     assert rules(row) == rules(DispatchRow(*row))
 
 
+@settings(deadline=None)
 @given(ROWS, st.sampled_from(["distance_km", "response_time_min"]), st.floats(0, 200), st.floats(0, 200))
 def test_nearer_is_never_worse(row: DispatchRow, name: str, one: float, other: float) -> None:
     """All else equal, a shorter way or a shorter expected time never lowers the probability."""
@@ -75,6 +78,7 @@ def test_nearer_is_never_worse(row: DispatchRow, name: str, one: float, other: f
     assert rules(row._replace(**{name: near})).value >= rules(row._replace(**{name: far})).value
 
 
+@settings(deadline=None)
 @given(ROWS, st.sampled_from(["availability", "expertise"]), st.floats(0, 1), st.floats(0, 1))
 def test_more_is_never_worse(row: DispatchRow, name: str, one: float, other: float) -> None:
     """All else equal, more free units or a crew that fits better never lower the probability."""

@@ -113,7 +113,7 @@ def test_compressed_and_plain_files_read_alike(tmp_path: Path) -> None:
     assert _read(packed) == _read(plain)
 
 
-@settings(max_examples=20)
+@settings(max_examples=20, deadline=None)
 @given(st.randoms(use_true_random=False))
 def test_what_is_known_afterwards_is_no_feature(tmp_path_factory: pytest.TempPathFactory, random: Any) -> None:
     """Shuffling or blanking what is known only afterwards changes no feature of any record."""
@@ -135,7 +135,7 @@ def test_a_file_without_the_later_columns_is_enough(tmp_path: Path) -> None:
     assert _read(_write(tmp_path / "short", calls)) == _read(_write(tmp_path / "calls", _days(4)))
 
 
-@settings(max_examples=20)
+@settings(max_examples=20, deadline=None)
 @given(st.integers(0, 5), st.randoms(use_true_random=False))
 def test_delays_reach_later_days_only(tmp_path_factory: pytest.TempPathFactory, day: int, random: Any) -> None:
     """Changing the delays of a day and after it changes no feature up to and including that day."""
