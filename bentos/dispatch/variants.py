@@ -26,7 +26,10 @@ from xgboost import XGBClassifier
 VOTING_WEIGHTS: Final = (3.0, 3.0, 1.0, 2.0)
 """Of XGBoost, LightGBM, the forest and gradient boosting."""
 _THREADS: Final = 1
-"""Boosting waits for all its threads at every split: with a busy core, two of them took ten times as long as one."""
+"""Boosting waits for all its threads at every split: with a busy core, two of them took ten times as long as one.
+
+And a forest of several threads sums its trees in whatever order they finish, so its last bits vary.
+"""
 
 
 def xgboost(seed: int) -> XGBClassifier:
@@ -71,7 +74,7 @@ def random_forest(seed: int) -> RandomForestClassifier:
         max_leaf_nodes=53,
         min_samples_leaf=6,
         max_features=0.38,
-        n_jobs=2,
+        n_jobs=_THREADS,
         random_state=seed,
     )
 
