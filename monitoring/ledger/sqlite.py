@@ -74,12 +74,18 @@ def _prepare(engine: Engine, pragmas: Sequence[str], begin: str) -> None:
 
 def finish(engine: Engine) -> None:
     """Moves the whole log into the file; for the writer, before it closes."""
-    with engine.connect() as connection:
-        connection.get_isolation_level()
-        driver = connection.connection.driver_connection
-        if driver is not None:
-            connection.rollback()
-            driver.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    run_outside_transaction(engine, "PRAGMA wal_checkpoint(TRUNCATE)")
+
+
+def run_outside_transaction(engine: Engine, statement: str) -> None:
+    """Runs a statement that SQLite refuses inside a transaction, or that belongs to the connection."""
+    connection = engine.raw_connection()
+    try:
+        cursor = connection.cursor()
+        cursor.execute(statement)
+        cursor.close()
+    finally:
+        connection.close()
 
 
 def bulk_insert(connection: Connection, table: Table, rows: Sequence[tuple[Any, ...]]) -> None:

@@ -15,7 +15,7 @@ from pathlib import Path
 import grpc
 import pytest
 
-from turnout.v1 import experiment_pb2
+from turnout.v1 import experiment_pb2, ledger_pb2
 
 CONFIG = """\
 hub: {grpc: "127.0.0.1:0", metrics: "127.0.0.1:0"}
@@ -111,3 +111,25 @@ def test_a_damaged_ledger_is_refused_and_left_as_it_is(config: Path) -> None:
         assert process.returncode == 2
         assert "is not a ledger" in errors
     assert ledger.read_bytes() == b"this is no database" * 100
+
+
+def test_what_was_confirmed_survives_a_kill(config: Path) -> None:
+    """A batch that was answered is known to the next hub, although the first one got no chance to close anything."""
+    outcome = ledger_pb2.Outcome(decision_id="d", tenant="city", value=1)
+    record = ledger_pb2.JournalRecord(outcome=outcome).SerializeToString()
+    request = ledger_pb2.AppendRecordsRequest(records=[record, b"\xff"], router="router-1")
+    answers = []
+    for _ in range(2):
+        with hub(config) as process:
+            assert process.stdout is not None
+            ready = json.loads(process.stdout.readline())
+            with grpc.insecure_channel(ready["grpc"]) as channel:
+                append = channel.unary_unary(
+                    "/turnout.v1.LedgerService/AppendRecords",
+                    request_serializer=ledger_pb2.AppendRecordsRequest.SerializeToString,
+                    response_deserializer=ledger_pb2.AppendRecordsResponse.FromString,
+                )
+                answers.append(append(request, timeout=10))
+            process.kill()
+            assert process.wait(timeout=30) == -signal.SIGKILL
+    assert [(one.stored, one.set_aside, one.duplicates) for one in answers] == [(1, 1, 0), (0, 0, 2)]

@@ -16,9 +16,11 @@ from hypothesis import strategies as st
 from sqlalchemy import Connection, select
 
 from monitoring.ledger import reading
+from monitoring.ledger.sqlite import run_outside_transaction
 from monitoring.ledger.store import Store, open_store
 from monitoring.ledger.tables import COUNTERS, DECISIONS, OUTCOMES, SET_ASIDE, SNAPSHOTS
 from monitoring.ledger.writing import CONFLICT
+from services.runtime.errors import Unavailable
 from turnout.v1 import ledger_pb2, prediction_pb2
 
 TENANTS = st.sampled_from(["north", "south"])
@@ -229,3 +231,19 @@ def test_of_several_outcomes_the_one_recorded_last_counts_in_every_order() -> No
                 send(store, [ledger_pb2.JournalRecord(outcome=outcome).SerializeToString()])
             ((_, _, recorded, occurred, value, *_),) = contents(store)[OUTCOMES.name]
             assert (recorded, occurred, value) == (2, 2, 4.0)
+
+
+def test_a_full_disk_refuses_the_batch_as_a_whole_and_the_next_try_stores_it() -> None:
+    """Nothing of a refused batch is there, not even a count; once there is room the same batch is new."""
+    request = [a_decision(at=1, request=b"x", arm="a"), a_decision(at=2, request=b"y", arm="b"), b"\xff"]
+    for number in range(200):
+        outcome = ledger_pb2.Outcome(decision_id="d" * 100 + str(number), tenant="north", value=1)
+        request.append(ledger_pb2.JournalRecord(outcome=outcome).SerializeToString())
+    with tempfile.TemporaryDirectory(dir=MEMORY) as folder, an_open_store(folder) as store:
+        before = contents(store)
+        run_outside_transaction(store._writer, "PRAGMA max_page_count = 1")  # SQLite takes the present size instead
+        with pytest.raises(Unavailable, match="nothing of this batch was stored"):
+            send(store, request)
+        assert contents(store) == before
+        run_outside_transaction(store._writer, "PRAGMA max_page_count = 1000000")
+        assert send(store, request) == 203
