@@ -2,8 +2,8 @@
 
 p' = sigmoid(slope × logit(p) + offset), fitted by maximum likelihood with Platt's smoothed targets (J. Platt,
 "Probabilistic outputs for support vector machines", 1999). Two numbers cannot overfit a small calibration set, and in
-a served graph they fold into the leaves of a boosted model. Isotonic regression was measured and does not earn its
-place (docs/data-sf-fire-calls.md).
+a served graph they fold into the leaves of a boosted model. Isotonic regression was measured and is not steadily
+better (docs/data-sf-fire-calls.md).
 """
 
 from __future__ import annotations
@@ -46,6 +46,18 @@ def logit(probabilities: Vector, clip: float = CLIP) -> Vector:
 def sigmoid(margins: Vector) -> Vector:
     """Gives 1 / (1 + exp(-m)) without overflow."""
     return np.exp(-np.logaddexp(0.0, -margins))
+
+
+def choose(probabilities: Vector, outcomes: Vector) -> Calibration:
+    """Fits to rows in order of time, but only if what the older half says makes the newer half's answers better.
+
+    Otherwise the identity: where the world drifts, yesterday's correction can be today's error.
+    """
+    half = len(outcomes) // 2
+    newer, truth = probabilities[half:], outcomes[half:]
+    trial = fit(probabilities[:half], outcomes[:half]).apply(newer)
+    helps = _loss(logit(trial), truth) < _loss(logit(newer), truth)
+    return fit(probabilities, outcomes) if helps else IDENTITY
 
 
 def fit(probabilities: Vector, outcomes: Vector) -> Calibration:

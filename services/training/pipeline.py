@@ -120,7 +120,7 @@ class _Session:
         if len(held_out) == 0:
             return platt.IDENTITY
         answers = self._native(estimator, None, held_out.features)
-        return platt.fit(answers, held_out.outcomes)
+        return platt.choose(answers, held_out.outcomes)
 
     def _native(self, estimator: Any, calibrated: platt.Calibration | None, raw: Matrix) -> Vector:
         answers = answers_of(estimator, self._engineering.compute(raw))

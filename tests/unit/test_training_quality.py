@@ -49,6 +49,17 @@ def test_too_few_rows_are_not_calibrated_on() -> None:
     assert calibration.fit(np.empty(0), np.empty(0)) == calibration.IDENTITY
 
 
+def test_calibration_is_chosen_only_where_it_lasts() -> None:
+    """A distortion that lasts is undone; one that is gone halfway is left alone."""
+    truth, outcomes = _drawn(9)
+    bent = calibration.sigmoid(2.0 * calibration.logit(truth) + 1.0)
+    assert calibration.choose(bent, outcomes) == calibration.fit(bent, outcomes)
+    half = len(truth) // 2
+    gone = np.r_[calibration.sigmoid(calibration.logit(truth[:half]) + 1.0), truth[half:]]
+    assert calibration.choose(gone, outcomes) == calibration.IDENTITY
+    assert calibration.choose(np.empty(0), np.empty(0)) == calibration.IDENTITY
+
+
 def test_binary_quality_of_a_small_table() -> None:
     """Three hits, one false yes, one false no and one right no, counted by hand."""
     quality = binary(np.array([0.9, 0.8, 0.7, 0.6, 0.4, 0.1]), np.array([1.0, 1.0, 1.0, 0.0, 1.0, 0.0]))
