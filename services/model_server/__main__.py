@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import gc
+import os
 import sys
 import time
 from collections.abc import Sequence
@@ -56,8 +58,14 @@ async def _serve(
         async with model_server(
             bundle, engine, listen, registry=registry, clock=time.monotonic, drain_seconds=drain_seconds
         ) as server:
+            # What is loaded by now stays for good: leave it out of every later collection.
+            gc.collect()
+            gc.freeze()
+            stopped = asyncio.create_task(until_signalled())
+            # The task's first step sets the handlers: whoever reads the ready line may stop us at once.
+            await asyncio.sleep(0)
             announce("model_server", grpc=server.address, metrics=f"{host}:{http.server_port}", version=bundle.tag)
-            await until_signalled()
+            await stopped
     finally:
         http.shutdown()
         thread.join()
@@ -72,4 +80,7 @@ def _host_and_port(address: str) -> tuple[str, int]:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    code = main()
+    sys.stdout.flush()
+    # Past everything that would wait for a worker thread in which a model hangs.
+    os._exit(code)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import gc
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -70,10 +69,9 @@ async def model_server(
     loop = asyncio.get_running_loop()
     metrics = ModelMetrics(registry, clock=clock)
     metrics.describe(family=bundle.manifest.family, variant=bundle.manifest.variant, version=bundle.tag)
-    with (
-        ThreadPoolExecutor(1, thread_name_prefix="batches") as batches,
-        ThreadPoolExecutor(1, thread_name_prefix="attributions") as attributions,
-    ):
+    batches = ThreadPoolExecutor(1, thread_name_prefix="batches")
+    attributions = ThreadPoolExecutor(1, thread_name_prefix="attributions")
+    try:
         batcher = Batcher(engine, loop=loop, worker=batches, clock=clock, observer=metrics, limits=limits)
         metrics.watch_queue(lambda: batcher.waiting_rows)
         attributor = Attributor(engine, bundle.manifest, worker=attributions, clock=clock)
@@ -90,7 +88,8 @@ async def model_server(
         async with serving(handlers, address, options=BACKEND_OPTIONS, drain_seconds=drain_seconds) as server:
             for service in (_MODEL_SERVICE, _INFERENCE_SERVICE):
                 await server.set_serving(service.full_name, serving=True)
-            # What is loaded by now stays for good: leave it out of every later collection.
-            gc.collect()
-            gc.freeze()
             yield server
+    finally:
+        # Whatever could be finished is; a model that hangs must not keep the process alive.
+        for worker in (batches, attributions):
+            worker.shutdown(wait=False, cancel_futures=True)

@@ -77,7 +77,7 @@ class Running:
 
 
 @contextlib.asynccontextmanager
-async def running(folder: Path, *, gated: bool = False) -> AsyncIterator[Running]:
+async def running(folder: Path, *, gated: bool = False, drain_seconds: float = 10.0) -> AsyncIterator[Running]:
     """Serves the linear model on a free port."""
     bundle, engine = load(write_bento(folder, TRAINED))
     registry = CollectorRegistry()
@@ -90,7 +90,7 @@ async def running(folder: Path, *, gated: bool = False) -> AsyncIterator[Running
             "127.0.0.1:0",
             registry=registry,
             clock=loop.time,
-            drain_seconds=10,
+            drain_seconds=drain_seconds,
             limits=IN_WORKER if gated else Limits(),
         ) as server,
         calling(server.address) as caller,
@@ -259,6 +259,31 @@ async def test_what_was_accepted_is_answered_before_a_stop(tmp_path: Path) -> No
         assert set(answers) == {0, 1, 2}
         assert await stream.read() is grpc.aio.EOF
         assert await stream.code() is grpc.StatusCode.OK
+
+
+async def test_a_model_that_hangs_does_not_hold_up_the_stop(tmp_path: Path) -> None:
+    """After the time to drain the server ends, answer or no answer."""
+    async with asyncio.timeout(20):
+        async with running(tmp_path, gated=True, drain_seconds=0.1) as here:
+            assert isinstance(here.engine, Gated)
+            stream = here.caller.stream()
+            await stream.write(frame(0, [rows(1)]).SerializeToString())
+            await asyncio.to_thread(here.engine.entered.wait, 20)
+    assert not here.engine.gate.is_set()
+    here.engine.gate.set()
+
+
+async def test_results_that_are_ready_together_share_a_frame(tmp_path: Path) -> None:
+    """Calls that shared a run come back in one message."""
+    async with running(tmp_path, gated=True) as here:
+        assert isinstance(here.engine, Gated)
+        stream = here.caller.stream()
+        await stream.write(frame(0, [rows(2), rows(3), rows(1)]).SerializeToString())
+        here.engine.gate.set()
+        reply = await stream.read()
+        assert list(reply.call_ids) == [0, 1, 2]
+        assert list(reply.rows) == [2, 3, 1]
+        assert len(reply.tensor) == 6 * 4
 
 
 async def test_a_caller_that_leaves_takes_its_waiting_calls_along(tmp_path: Path) -> None:

@@ -23,7 +23,17 @@ from services.runtime.errors import FailedPrecondition, InvalidArgument, NotFoun
 from services.runtime.home import Home
 from services.training.packaging import package
 from services.training.store import bento_name, delete, exact_tag, list_versions, model_tags, show
-from tests.integration.model_under_test import FEATURES, Linear, Matrix, calling, frame, linear, results, rows
+from tests.integration.model_under_test import (
+    FEATURES,
+    Linear,
+    Matrix,
+    calling,
+    frame,
+    linear,
+    results,
+    rows,
+    write_bento,
+)
 
 START = datetime(2026, 3, 1, 12, 0, 0, 123_456, tzinfo=UTC)
 
@@ -222,6 +232,17 @@ def test_an_unknown_tag_is_not_found(tmp_path: Path) -> None:
     """The sentence says how to see those that are there."""
     with pytest.raises(NotFound, match="turnout models list"):
         show(Home(tmp_path), "turnout-dispatch-linear:v1")
+
+
+def test_folders_that_are_of_no_use_are_not_listed(tmp_path: Path) -> None:
+    """An unreadable manifest, none at all, and a name that is no tag."""
+    home = Home(tmp_path)
+    write_bento(home.bentos / "turnout-dispatch-linear" / "v1", linear())
+    write_bento(home.bentos / "turnout-dispatch-linear" / "latest", linear())
+    spoiled = write_bento(home.bentos / "turnout-dispatch-linear" / "v2", linear())
+    next(spoiled.glob("models/*/*/turnout.json")).write_text("{")
+    (home.bentos / "turnout-dispatch-linear" / "v3").mkdir()
+    assert [version.tag for version in list_versions(home, "dispatch")] == ["turnout-dispatch-linear:v1"]
 
 
 def test_a_graph_that_is_not_the_manifests_is_not_packaged(tmp_path: Path) -> None:
