@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -168,3 +169,18 @@ def test_a_search_refuses_what_it_cannot_do() -> None:
         search(FAMILY, _records(50), "nothing", trials=2, seed=1)
     with pytest.raises(InvalidArgument, match="from 1 to 1000, not 0"):
         search(FAMILY, _records(50), "xgboost", trials=0, seed=1)
+
+
+def test_rows_that_the_reader_skipped_are_told() -> None:
+    """A reader that counts what it left out has its count, as it stands after the last record, in the manifest."""
+
+    class Reader(list[Record]):
+        skipped = 0
+
+        def __iter__(self) -> Iterator[Record]:
+            for record in super().__iter__():
+                self.skipped += 1
+                yield record
+
+    (variant,) = train(FAMILY, Reader(_records(200)), variants=["lightgbm"], seed=1)
+    assert variant.manifest.provenance["rows"]["skipped"] == 200
