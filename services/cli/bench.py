@@ -1,27 +1,48 @@
-"""`turnout bench`: the benchmarks of this checkout."""
+"""`turnout bench`: the benchmarks of this checkout, each figure beside its goal."""
 
 from __future__ import annotations
 
-import importlib
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from services.cli.output import Format, FormatOption, emit, messages
-from services.runtime.errors import Unimplemented
+from services.runtime.errors import NotFound
+
+if TYPE_CHECKING:
+    from benchmarks.figures import Figure
 
 
 def bench(
-    only: Annotated[str, typer.Option("--only", help="Only the benchmark of this name.")] = "",
+    only: Annotated[str, typer.Option("--only", help="Only the figure of this name.")] = "",
     output: FormatOption = Format.TABLE,
 ) -> None:
-    """Run the benchmarks."""
+    """Measure this machine; exit code 1 when a goal does not hold."""
+    from benchmarks.suite import run_suite
     from services.cli.progress import Steps
 
-    try:
-        suite = importlib.import_module("benchmarks.suite")
-    except ModuleNotFoundError as error:
-        raise Unimplemented("bench", "the benchmarks are part of a checkout: run this in its folder") from error
-    with Steps(messages()) as steps, steps.step("benchmarks") as step:
-        result = suite.run_suite(only=only or None, progress=step.doing)
-    emit(output, result, lambda: suite.table(result))
+    figures: list[Figure] = []
+    with Steps(messages()) as steps, steps.step("measuring") as step:
+        try:
+            for figure in run_suite(only=only or None, progress=step.doing):
+                figures.append(figure)
+                steps.say(f"  {figure.name}: {figure.value:.4g} {figure.unit}")
+        except LookupError as error:
+            raise NotFound("only", str(error.args[0])) from error
+        step.note = f"{len(figures)} figures"
+    emit(output, [figure.as_object() for figure in figures], lambda: _table(figures))
+    if not all(figure.holds for figure in figures):
+        raise typer.Exit(1)
+
+
+def _table(figures: list[Figure]) -> Any:
+    from rich.table import Table
+
+    table = Table("figure")
+    table.add_column("value", justify="right")
+    for name in ("unit", "goal", "holds"):
+        table.add_column(name)
+    for figure in figures:
+        goal = "" if figure.goal is None else f"≤ {figure.goal:g}"
+        table.add_row(figure.name, f"{figure.value:.4g}", figure.unit, goal, "yes" if figure.holds else "NO")
+    return table

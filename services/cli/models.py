@@ -89,7 +89,10 @@ def _table(family: str, versions: list[dict[str, Any]]) -> Any:
 
     if not versions:
         return f"no model of {family} is packaged yet: run `turnout train {family}`"
-    table = Table("variant", "tag", "trained", "in use", title=f"Models of {family}", title_justify="left")
+    table = Table("variant", title=f"Models of {family}", title_justify="left")
+    table.add_column("tag", overflow="fold")
+    table.add_column("trained", no_wrap=True)
+    table.add_column("in use")
     for name in ("accuracy", "auc", "brier"):
         table.add_column(name, justify="right")
     for one in versions:

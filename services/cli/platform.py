@@ -122,6 +122,7 @@ class Platform:
         if old is not None:
             await old.stop()
         if program is None:
+            self._notify(Change(name, State.STOPPED, "stopped: it is no longer in the file"))
             return
         try:
             await self._add(program).start()
@@ -129,6 +130,10 @@ class Platform:
             # Forgotten, so that the next change of the file tries it again; its rules answer meanwhile.
             del self.children[name]
             self._notify(Change(name, State.STOPPED, str(error)))
+            return
+        self._notify(
+            Change(name, State.READY, "started: it is new in the file" if old is None else "restarted: changed")
+        )
 
     def _add(self, program: Program) -> Child:
         log = self._logs / f"{program.name.replace('/', '-')}.log"

@@ -43,7 +43,8 @@ def train_variants(
             step.update(done, total)
 
         trained = train(family, records, variants=variants, seed=seed, progress=progress)
-        step.note = f"{len(trained)} variants, tested on {trained[0].evaluation.variant.rows} newest decisions"
+        rows = trained[0].evaluation.variant.rows
+        step.note = f"{_names(one.variant for one in trained)}; tested on the {rows} newest decisions"
     return trained
 
 
@@ -57,8 +58,12 @@ def package_variants(trained: Sequence[TrainedVariant], home: Home, steps: Steps
             step.doing(one.variant)
             step.update(done, len(trained))
             tags[one.variant] = package(one, home)
-        step.note = f"{len(tags)} bentos"
+        step.note = _names(tags)
     return tags
+
+
+def _names(variants: Iterable[str]) -> str:
+    return ", ".join(variants)
 
 
 def best(trained: Sequence[TrainedVariant]) -> str:

@@ -89,7 +89,8 @@ def _tables(trained: Sequence[TrainedVariant], tags: dict[str, str]) -> Any:
     if curve is not None:
         parts.append(curve)
     if tags:
-        table = Table("variant", "bento", title="Packaged", title_justify="left")
+        table = Table("variant", title="Packaged", title_justify="left")
+        table.add_column("bento", overflow="fold")
         for variant, tag in tags.items():
             table.add_row(variant, tag)
         parts.append(table)

@@ -64,7 +64,9 @@ def addresses(platform: Platform) -> dict[str, Any]:
 def _table(platform: Platform) -> Table:
     from rich.table import Table
 
-    table = Table("process", "pid", "gRPC", "metrics", title="Turnout is up; Ctrl-C stops it", title_justify="left")
+    table = Table("process", "pid", title="Turnout is up; Ctrl-C stops it", title_justify="left")
+    table.add_column("gRPC", overflow="fold")
+    table.add_column("metrics", overflow="fold")
     for name, child in platform.children.items():
         where = child.addresses
         table.add_row(name, str(child.pid), where.get("grpc", ""), f"http://{where.get('metrics', '')}/metrics")

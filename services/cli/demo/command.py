@@ -15,6 +15,9 @@ import typer
 
 from services.cli.output import Format, FormatOption, emit, messages
 
+_SIMULATED = 4000
+_RECORDED = 40_000
+
 
 def demo(
     *,
@@ -22,7 +25,15 @@ def demo(
     data: Annotated[Path | None, typer.Option("--data", help="Real records: learn the past, replay the rest.")] = None,
     city: Annotated[Path | None, typer.Option("--city", help="Folder of a JEMSS city to simulate.")] = None,
     seed: Annotated[int, typer.Option("--seed", min=0, max=1_000_000_000, help="Of everything random.")] = 1,
-    calls: Annotated[int, typer.Option("--calls", min=300, max=1_000_000, help="Past decisions to learn from.")] = 4000,
+    calls: Annotated[
+        int | None,
+        typer.Option(
+            "--calls",
+            min=300,
+            max=1_000_000,
+            help="Past decisions to learn from; 4000 simulated ones, 40000 of --data.",
+        ),
+    ] = None,
     variants: Annotated[str, typer.Option("--variants", help="Only these, for example xgboost,lightgbm.")] = "",
     keep: Annotated[bool, typer.Option("--keep", help="Keep the demo's folder.")] = False,
     output: FormatOption = Format.TABLE,
@@ -35,7 +46,14 @@ def demo(
     if data is not None and city is not None:
         raise InvalidArgument("data", "give --data or --city, not both")
     chosen = tuple(name.strip() for name in variants.split(",") if name.strip())
-    plan = Plan(seconds=seconds, seed=seed, calls=calls, data=data, city=city, variants=chosen or None)
+    plan = Plan(
+        seconds=seconds,
+        seed=seed,
+        calls=calls or (_SIMULATED if data is None else _RECORDED),
+        data=data,
+        city=city,
+        variants=chosen or None,
+    )
     # A supervisor of this process ends it as Ctrl-C does: everything is stopped in order.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     with _private_home(keep=keep) as root:
@@ -61,6 +79,10 @@ def _private_home(*, keep: bool) -> Iterator[Path]:
     try:
         yield root
     except Exception:
+        if not (root / "turnout.yaml").exists():
+            # Nothing was started yet: there are no logs that could help.
+            shutil.rmtree(root, ignore_errors=True)
+            raise
         messages().print(f"the demo's folder is kept: {root}", markup=False, soft_wrap=True)
         raise
     except BaseException:

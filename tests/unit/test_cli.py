@@ -1,0 +1,246 @@
+"""The command line: what it takes, what it says, and its exit codes."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from services.cli import main
+from services.cli.configuration_file import first_file, use_tags, write_first
+from services.cli.durations import seconds, time_of_day
+from services.cli.split import expected_shares, parse_weights
+from services.runtime.config import ConfigError, parse_config
+from services.runtime.errors import AlreadyExists, InvalidArgument
+from turnout.v1 import experiment_pb2
+
+TAGS = {"xgboost": "turnout-dispatch-xgboost:1", "lightgbm": "turnout-dispatch-lightgbm:1"}
+
+
+def command(*arguments: str) -> int:
+    return main.run(arguments)
+
+
+def written(folder: Path) -> Path:
+    path = folder / "turnout.yaml"
+    write_first(path, first_file("dispatch", TAGS, champion="xgboost", home=".turnout", grpc={}, metrics={}))
+    return path
+
+
+def arms(**weights: float) -> list[experiment_pb2.Arm]:
+    return [experiment_pb2.Arm(name=name, variant=name, weight=weight) for name, weight in weights.items()]
+
+
+@pytest.mark.parametrize(
+    "name", ["demo", "up", "train", "predict", "outcome", "explain", "replay", "simulate", "bench"]
+)
+def test_every_command_has_help(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Help names the command and succeeds."""
+    assert command(name, "--help") == 0
+    assert f"turnout {name}" in capsys.readouterr().out
+
+
+def test_help_imports_nothing_heavy() -> None:
+    """What makes help slow is known by name: none of it is imported before a command runs."""
+    heavy = ("grpc", "numpy", "pydantic", "bentoml", "sklearn", "xgboost", "onnxruntime", "structlog")
+    script = (
+        "import sys\nfrom services.cli import main\nmain.run(['--help'])\n"
+        f"print([name for name in {heavy!r} if name in sys.modules], file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stderr.strip() == "[]"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (("nonsense",), "no such command 'nonsense'"),
+        (("predict",), "missing argument"),
+        (("predict", "dispatch", "--nope"), "no such option: --nope"),
+        (("predict", "dispatch", "--features", "{"), "--features is not valid JSON"),
+        (("predict", "dispatch", "--features", "[1]"), "--features must be a JSON object"),
+        (("train", "nonsense", "--dry-run"), "there is no family 'nonsense'"),
+        (("train", "dispatch", "--data", "nowhere.csv"), "nowhere.csv is not a file"),
+        (("train", "dispatch", "--data", "a", "--city", "b"), "give --data or --city, not both"),
+        (("demo", "--data", "a", "--city", "b"), "give --data or --city, not both"),
+        (("demo", "--seconds", "0"), "invalid value for '--seconds'"),
+        (("demo", "--city", "nowhere"), "nowhere is not a folder"),
+        (("simulate", "--city", "nowhere"), "nowhere is not a folder"),
+        (("models", "list", "nonsense"), "there is no family 'nonsense'"),
+        (("models", "show", "dispatch", "turnout:latest"), "not an exact tag"),
+        (("split", "set", "dispatch"), "nothing to change"),
+        (("split", "set", "dispatch", "--weights", "a"), "--weights must be like"),
+        (("split", "set", "dispatch", "--weights", "a=1,a=2"), "--weights must be like"),
+        (("split", "set", "dispatch", "--strategy", "random", "--window", "1h"), "--window goes with --strategy time"),
+        (("split", "set", "dispatch", "--strategy", "time", "--window", "soon"), "--window must be a length of time"),
+        (("replay", "--since", "yesterday"), "--since must be a length of time"),
+    ],
+)
+def test_wrong_input_is_told_in_one_sentence(
+    arguments: tuple[str, ...],
+    sentence: str,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    """Exit code 2, one line on standard error, nothing on standard output."""
+    monkeypatch.chdir(tmp_path)
+    written(tmp_path)
+    assert command(*arguments) == main.WRONG_INPUT
+    said = capsys.readouterr()
+    assert sentence in said.err
+    told = [line for line in said.err.splitlines() if line.startswith("turnout: ")]
+    assert len(told) == 1
+    assert "Traceback" not in said.err
+    assert said.out == ""
+
+
+@pytest.mark.parametrize("arguments", [("up",), ("predict", "dispatch"), ("split", "show", "dispatch"), ("replay",)])
+def test_without_a_file_the_way_to_get_one_is_told(
+    arguments: tuple[str, ...], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The sentence names the two commands that help."""
+    monkeypatch.chdir(tmp_path)
+    assert command(*arguments) == main.FAILED
+    assert "run `turnout train dispatch` to make it, or try `turnout demo`" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (("predict", "dispatch", "--address", "127.0.0.1:1"), "the router at 127.0.0.1:1 does not answer"),
+        (("outcome", "d-1", "1", "--address", "127.0.0.1:1"), "the router at 127.0.0.1:1 does not answer"),
+        (("split", "show", "dispatch", "--hub", "127.0.0.1:1"), "the hub at 127.0.0.1:1 cannot be reached"),
+        (("replay", "--hub", "127.0.0.1:1"), "the hub at 127.0.0.1:1 cannot be reached"),
+    ],
+)
+def test_a_server_that_is_away_is_told(
+    arguments: tuple[str, ...], sentence: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The sentence says how to start it; the exit code is 1, since the input was right."""
+    assert command(*arguments) == main.FAILED
+    said = capsys.readouterr()
+    assert sentence in said.err
+    assert "turnout up" in said.err
+
+
+def test_up_refuses_a_bento_that_is_missing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Nothing is started before everything that it needs is there."""
+    path = written(tmp_path)
+    assert command("up", "-c", str(path)) == main.FAILED
+    assert "run `turnout train dispatch`" in capsys.readouterr().err
+
+
+def test_a_wrong_file_is_told_with_its_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Exit code 2, and the line at fault."""
+    path = tmp_path / "turnout.yaml"
+    path.write_text("families:\n  dispatch:\n    deadline_ms: 0\n")
+    assert command("up", "-c", str(path)) == main.WRONG_INPUT
+    assert f"{path}:3: families.dispatch.deadline_ms" in capsys.readouterr().err
+
+
+def test_simulate_prints_one_json_document(capsys: pytest.CaptureFixture[str]) -> None:
+    """Every call became an incident of one priority, and progress does not mix with the result."""
+    assert command("simulate", "--calls", "300", "--policy", "rules", "-o", "json") == 0
+    result = json.loads(capsys.readouterr().out)
+    assert sum(one["incidents"] for one in result["priorities"].values()) == 300
+    assert all(0 < one["p50_min"] <= one["p90_min"] for one in result["priorities"].values())
+
+
+def test_simulate_is_repeatable_and_speaks_yaml(capsys: pytest.CaptureFixture[str]) -> None:
+    """The same seed gives the same figures."""
+    results = []
+    for _ in range(2):
+        assert command("simulate", "--calls", "300", "--seed", "7", "-o", "yaml") == 0
+        results.append(yaml.safe_load(capsys.readouterr().out))
+    assert results[0] == results[1]
+
+
+def test_the_first_file_is_valid_and_splits_everything() -> None:
+    """All variants and the rules take part; the weights make a hundred."""
+    config = parse_config(first_file("dispatch", TAGS, champion="xgboost", home="h", grpc={}, metrics={}), "new")
+    experiment = config.experiments["dispatch"]
+    assert set(experiment.arms) == {"rules", *TAGS}
+    assert sum(arm.weight for arm in experiment.arms.values()) == pytest.approx(100.0)
+    assert {name: variant.bento for name, variant in config.families["dispatch"].variants.items()} == TAGS
+
+
+def test_the_first_file_never_replaces_another(tmp_path: Path) -> None:
+    """Somebody's own file stays as it is."""
+    path = written(tmp_path)
+    before = path.read_bytes()
+    with pytest.raises(AlreadyExists):
+        write_first(path, first_file("dispatch", TAGS, champion="xgboost", home="other", grpc={}, metrics={}))
+    assert path.read_bytes() == before
+
+
+def test_new_tags_leave_everything_else_as_it_is(tmp_path: Path) -> None:
+    """Comments, order and other variants stay; only the tag's line differs."""
+    path = written(tmp_path)
+    path.write_text(path.read_text() + "# the end, by hand\n")
+    before = path.read_text().splitlines()
+    config = use_tags(path, "dispatch", {"xgboost": "turnout-dispatch-xgboost:2"})
+    after = path.read_text().splitlines()
+    assert config.families["dispatch"].variants["xgboost"].bento == "turnout-dispatch-xgboost:2"
+    changed = [(old, new) for old, new in zip(before, after, strict=True) if old != new]
+    assert len(changed) == 1
+    assert "turnout-dispatch-xgboost:2" in changed[0][1]
+
+
+def test_new_tags_may_bring_a_new_variant(tmp_path: Path) -> None:
+    """A variant that was not there is added; no arm gets traffic because of it."""
+    path = written(tmp_path)
+    config = use_tags(path, "dispatch", {"voting": "turnout-dispatch-voting:1"})
+    assert config.families["dispatch"].variants["voting"].bento == "turnout-dispatch-voting:1"
+    assert "voting" not in config.experiments["dispatch"].arms
+
+
+def test_a_wrong_file_gets_no_tags(tmp_path: Path) -> None:
+    """It is refused and left as it is."""
+    path = tmp_path / "turnout.yaml"
+    path.write_text("families: 3\n")
+    with pytest.raises(ConfigError):
+        use_tags(path, "dispatch", TAGS)
+    assert path.read_text() == "families: 3\n"
+
+
+def test_lengths_of_time() -> None:
+    """Units are s, m, h and d; without one they are seconds."""
+    assert [seconds("--x", text) for text in ("90", "90s", "15m", "1h", "2d")] == [90, 90, 900, 3600, 172_800]
+    for wrong in ("", "h", "-1s", "1.5h", "1w", "1 h"):
+        with pytest.raises(InvalidArgument, match="--x must be"):
+            seconds("--x", wrong)
+
+
+def test_times_of_day() -> None:
+    """Hours and minutes, and nothing after 23:59."""
+    assert [time_of_day("--x", text) for text in ("00:00", "06:30", "23:59")] == [0, 23_400, 86_340]
+    for wrong in ("24:00", "6.30", "12:60", ""):
+        with pytest.raises(InvalidArgument, match="--x must name times"):
+            time_of_day("--x", wrong)
+
+
+def test_weights() -> None:
+    """Each arm once, a number each."""
+    assert parse_weights("a=90, b=10") == {"a": 90.0, "b": 10.0}
+    assert parse_weights("") == {}
+
+
+def test_expected_shares_follow_the_strategy() -> None:
+    """By weight; alike among those above 0; by hours of the day; or all to the champion."""
+    weighted = experiment_pb2.Experiment(arms=arms(a=3, b=1, c=0))
+    weighted.strategy.weighted.SetInParent()
+    assert expected_shares(weighted) == {"a": 0.75, "b": 0.25, "c": 0.0}
+    random = experiment_pb2.Experiment(arms=arms(a=3, b=1, c=0))
+    random.strategy.random.SetInParent()
+    assert expected_shares(random) == {"a": 0.5, "b": 0.5, "c": 0.0}
+    timetable = experiment_pb2.Experiment(arms=arms(a=1, b=1))
+    timetable.strategy.time.timetable.add(start_seconds=0, arm="a")
+    timetable.strategy.time.timetable.add(start_seconds=21_600, arm="b")
+    assert expected_shares(timetable) == {"a": 0.25, "b": 0.75}
+    paused = experiment_pb2.Experiment(arms=arms(a=3, b=1), champion="b", paused=True)
+    assert expected_shares(paused) == {"a": 0.0, "b": 1.0}
