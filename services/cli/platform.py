@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable
+import fcntl
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Final
 
@@ -152,19 +153,34 @@ async def running(path: Path, notify: Notify) -> AsyncIterator[Platform]:
     Raises:
         ConfigError: the file is wrong.
         StartFailed: a process did not become ready.
-        FailedPrecondition: a bento is missing.
+        FailedPrecondition: a bento is missing, or the home is in use.
     """
     platform = Platform(_absolute(path), read_config(path), notify)
-    following = None
-    try:
-        await platform.start()
-        following = asyncio.create_task(platform.follow(), name="follow the configuration")
-        yield platform
-    finally:
-        if following is not None:
-            following.cancel()
-            await asyncio.gather(following, return_exceptions=True)
-        await platform.stop()
+    with _alone(platform.config.home):
+        following = None
+        try:
+            await platform.start()
+            following = asyncio.create_task(platform.follow(), name="follow the configuration")
+            yield platform
+        finally:
+            if following is not None:
+                following.cancel()
+                await asyncio.gather(following, return_exceptions=True)
+            await platform.stop()
+
+
+@contextlib.contextmanager
+def _alone(home: Path) -> Iterator[None]:
+    """Keeps a second supervisor out, which would take the model servers' sockets away from the first one's."""
+    home.mkdir(parents=True, exist_ok=True)
+    with (home / "up.lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise FailedPrecondition(
+                "home", f"Turnout runs on {home} already: stop it first, or give this one another `home`"
+            ) from None
+        yield
 
 
 def _absolute(path: Path) -> Path:

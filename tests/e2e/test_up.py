@@ -179,6 +179,17 @@ def test_the_file_is_followed(trained: Path, up: Running) -> None:
         newer.unlink()
 
 
+def test_a_second_one_on_the_same_home_is_refused(trained: Path, up: Running) -> None:
+    """It would take the first one's sockets away; the first one goes on."""
+    done = turnout(trained, "up")
+    assert done.returncode == 1
+    assert "already: stop it first" in done.stderr
+    assert up.process.poll() is None
+    row = '{"severity": 2}'
+    asked = turnout(trained, "predict", "dispatch", "--features", row, "--address", up.router)
+    assert asked.returncode == 0, asked.stderr
+
+
 def test_a_port_that_is_taken_is_told_in_one_sentence(trained: Path, tmp_path: Path) -> None:
     """Exit code 1, the address, and nothing left running."""
     with socket.create_server(("127.0.0.1", 0)) as taken:

@@ -54,7 +54,7 @@ def demo(
         city=city,
         variants=chosen or None,
     )
-    # A supervisor of this process ends it as Ctrl-C does: everything is stopped in order.
+    # Until the first process runs, SIGTERM is what Ctrl-C is: the private folder is removed.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     with _private_home(keep=keep) as root:
         from services.cli.demo.report import table

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 import time
 from pathlib import Path
 from typing import Any, Final
@@ -35,7 +36,10 @@ def run(plan: Plan, root: Path, steps: Steps) -> tuple[dict[str, Any], list[Trai
         Unavailable: the platform did not do what it must.
     """
     prepared = prepare(plan, load(FAMILY), root, steps)
-    tally, events, found, seconds = asyncio.run(_live(plan, prepared, steps))
+    try:
+        tally, events, found, seconds = asyncio.run(_live(plan, prepared, steps))
+    except asyncio.CancelledError:
+        raise KeyboardInterrupt from None
     return as_dict(plan, prepared.trained, tally, events, found, seconds=seconds), prepared.trained
 
 
@@ -44,6 +48,10 @@ async def _live(plan: Plan, prepared: Prepared, steps: Steps) -> tuple[Tally, Ev
         if change.reason:
             steps.say(f"  {change.name}: {change.reason}")
 
+    work = asyncio.current_task()
+    assert work is not None
+    # Whoever ends this process gets what Ctrl-C gives: everything stopped in order.
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, work.cancel)
     tally = Tally()
     with steps.step("starting hub, model servers and router") as step:
         started = running(prepared.config, tell)
