@@ -17,8 +17,23 @@ SIMULATED_FAMILY: Final = "dispatch"
 _STEP_ROWS: Final = 200
 
 
+class Past(list["Record"]):
+    """Past decisions, in order of time."""
+
+    skipped: int = 0
+    """Rows of their source that were of no use; training notes it in the manifest."""
+
+
+def read_all(family: Family, path: Path, step: Step) -> Past:
+    """Reads a whole data file; raises as `from_file` does."""
+    reader = from_file(family, path, step)
+    past = Past(reader)
+    past.skipped = getattr(reader, "skipped", 0)
+    return past
+
+
 def from_file(family: Family, path: Path, step: Step) -> Iterator[Record]:
-    """Reads a data file as it goes.
+    """Gives the reader of a data file, which reads as it goes.
 
     Raises:
         Unimplemented: the family reads no files.
@@ -28,7 +43,7 @@ def from_file(family: Family, path: Path, step: Step) -> Iterator[Record]:
         raise Unimplemented("data", f"family {family.name!r} reads no data files")
     if not path.is_file():
         raise InvalidArgument("data", f"{path} is not a file: give --data the path of the data file")
-    yield from family.read_records(path, step.update)
+    return family.read_records(path, step.update)
 
 
 def city_of(folder: Path | None, seed: int, step: Step) -> City:

@@ -60,7 +60,7 @@ def train(
 def _records(
     family: Family, *, data: Path | None, city: Path | None, calls: int, seed: int, steps: Steps
 ) -> Sequence[Record]:
-    from services.cli.records import SIMULATED_FAMILY, city_of, from_file, simulated
+    from services.cli.records import SIMULATED_FAMILY, Past, city_of, read_all, simulated
 
     if data is not None and city is not None:
         raise InvalidArgument("data", "give --data or --city, not both")
@@ -68,12 +68,13 @@ def _records(
         raise InvalidArgument("data", f"family {family.name!r} has no simulator: give its past decisions with --data")
     with steps.step(f"reading {data}" if data else "simulating the past") as step:
         if data is not None:
-            records = list(from_file(family, data, step))
+            records = read_all(family, data, step)
         else:
             place = city_of(city, seed, step)
             step.doing(f"{place.name}, {calls} calls")
-            records = list(simulated(place, seed, calls, step))
-        step.note = f"{len(records)} decisions"
+            records = Past(simulated(place, seed, calls, step))
+        unusable = f", {records.skipped} rows of no use" if records.skipped else ""
+        step.note = f"{len(records)} decisions{unusable}"
     return records
 
 
@@ -146,10 +147,19 @@ def _print_search(found: dict[str, Any], output: Format) -> None:
     from rich.table import Table
 
     def table() -> Table:
-        shown = Table("variant", "field", "value", title="Search", title_justify="left")
+        title = "Loss on folds of the past; the newest decisions were not looked at"
+        shown = Table("variant", title=title, title_justify="left")
+        for name in ("trials", "declared", "best", "gained"):
+            shown.add_column(name, justify="right")
+        shown.add_column("best parameters")
         for variant, result in found.items():
-            for name, value in result.items():
-                shown.add_row(variant, name, str(value))
+            gained = result["declared_loss"] - result["loss"]
+            losses = f"{result['declared_loss']:.5f}", f"{result['loss']:.5f}", f"{gained:.5f}"
+            parameters = ", ".join(
+                f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}"
+                for name, value in result["parameters"].items()
+            )
+            shown.add_row(variant, str(result["trials"]), *losses, parameters or "as declared")
         return shown
 
     emit(output, found, table)
