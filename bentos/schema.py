@@ -144,20 +144,24 @@ class Schema:
         """
         vector = list(self._blank)
         table = self._numbers
-        for name, value in numbers.items():
+        # Indexing is faster than items() on the maps of protobuf messages.
+        for name in numbers:
+            value = numbers[name]
             found = table.get(name)
             if found is None:
                 raise self._unknown_feature("numbers", name)
             index, low, high, policy = found
             # NaN fails this comparison as well.
             vector[index] = value if low <= value <= high else self._outside(name, value, low, high, policy)
-        for name, text in categories.items():
+        for name in categories:
+            text = categories[name]
             entry = self._categories.get(name)
             if entry is None:
                 raise self._unknown_feature("categories", name)
             code = entry[1].get(text)
             vector[entry[0]] = code if code is not None else self._unknown_value(name, text, entry[1], entry[2])
-        for name, flag in flags.items():
+        for name in flags:
+            flag = flags[name]
             place = self._flags.get(name)
             if place is None:
                 raise self._unknown_feature("flags", name)

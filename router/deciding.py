@@ -88,6 +88,7 @@ class Decider:
         self._make_id = make_id
         self._now_unix_ns = now_unix_ns
         self._monotonic_ns = monotonic_ns
+        self._scratch = ledger_pb2.JournalRecord()
         self._assignments: dict[tuple[int, str], prediction_pb2.Assignment] = {}
 
     def prepare(
@@ -227,44 +228,50 @@ class Decider:
         """Chooses between the arm's answers and the rules', and writes the journal before anybody hears of them."""
         served = link.served if link is not None else None
         version = served.version if served is not None else ""
-        values: tuple[float, ...] = ()
-        if isinstance(outputs, bytes):
-            if len(outputs) == 4 * len(group):
-                values = struct.unpack(f"<{len(group)}f", outputs)
-            else:
-                outputs = Fallback.INVALID
-        fallback = Fallback.NONE if isinstance(outputs, bytes) else outputs
+        values: tuple[float, ...] | None = None
+        fallback = Fallback.NONE
+        if isinstance(outputs, Fallback):
+            fallback = outputs
+        elif len(outputs) == 4 * len(group):
+            values = struct.unpack(f"<{len(group)}f", outputs)
+        else:
+            fallback = Fallback.INVALID
         now_ns = self._monotonic_ns()
+        family = group[0].route.family.name
         answers = []
         records = []
+        counts: dict[tuple[str, str, int], int] = {}
         for index, row in enumerate(group):
-            answer = _response(row, values[index] if values else None, fallback, version)
+            answer = _response(row, None if values is None else values[index], fallback, version)
             answers.append(answer)
             records.append(self._record(row, answer, (now_ns - row.arrived_ns) // 1000))
-            self._metrics.prediction(row.route.family.name, answer)
+            key = (row.assignment.arm, answer.served_variant, int(answer.fallback))
+            counts[key] = counts.get(key, 0) + 1
         self._journal.append(records)
+        for key, count in counts.items():
+            self._metrics.predictions(family, *key, count)
         for row, answer in zip(group, answers, strict=True):
-            self._recent.remember(row.tenant, row.decision_id, row.route.family.name)
+            self._recent.remember(row.tenant, row.decision_id, family)
             if row.digest:
                 self._recent.settle(row.tenant, row.decision_id, answer)
         return answers
 
     def _record(self, row: Prepared, answer: prediction_pb2.PredictResponse, latency_us: int) -> bytes:
-        decision = ledger_pb2.Decision(
-            decision_id=row.decision_id,
-            tenant=row.tenant,
-            family=row.route.family.name,
-            unit_id=row.unit_id,
-            region=row.region,
-            assigned_at_unix_us=row.at_unix_us,
-            features=row.packed,
-            schema_digest=row.route.family.schema.digest,
-            prediction=answer,
-            latency_us=min(latency_us, 0xFFFFFFFF),
-            request_digest=row.digest,
-            router=self._router,
-        )
-        return ledger_pb2.JournalRecord(decision=decision).SerializeToString()
+        # One message filled again and again: a new one for each record costs twice as much.
+        decision = self._scratch.decision
+        decision.decision_id = row.decision_id
+        decision.tenant = row.tenant
+        decision.family = row.route.family.name
+        decision.unit_id = row.unit_id
+        decision.region = row.region
+        decision.assigned_at_unix_us = row.at_unix_us
+        decision.features = row.packed
+        decision.schema_digest = row.route.family.schema.digest
+        decision.prediction.CopyFrom(answer)
+        decision.latency_us = min(latency_us, 0xFFFFFFFF)
+        decision.request_digest = row.digest
+        decision.router = self._router
+        return self._scratch.SerializeToString()
 
 
 def groups(rows: Iterable[Prepared]) -> list[list[Prepared]]:

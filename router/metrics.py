@@ -7,7 +7,6 @@ from typing import Final
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from router.fallback import Fallback
-from turnout.v1 import prediction_pb2
 
 _BUCKETS: Final = (0.0005, 0.001, 0.002, 0.003, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 1.0, 5.0)
 
@@ -48,14 +47,14 @@ class RouterMetrics:
         self._counted: dict[tuple[str, str, str, int], Counter] = {}
         self._timed: dict[str, Histogram] = {}
 
-    def prediction(self, family: str, answer: prediction_pb2.PredictResponse) -> None:
-        """Counts one answer."""
-        key = (family, answer.assignment.arm, answer.served_variant, answer.fallback)
+    def predictions(self, family: str, arm: str, served_variant: str, fallback: int, count: int) -> None:
+        """Counts answers that share all labels."""
+        key = (family, arm, served_variant, fallback)
         child = self._counted.get(key)
         if child is None:
-            fallback = Fallback(answer.fallback).name.lower()
-            child = self._counted[key] = self._predictions.labels(*key[:3], fallback)
-        child.inc()
+            name = Fallback(fallback).name.lower()
+            child = self._counted[key] = self._predictions.labels(family, arm, served_variant, name)
+        child.inc(count)
 
     def latency(self, family: str, seconds: float) -> None:
         """Notes the time that an answer took."""

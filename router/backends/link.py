@@ -2,7 +2,8 @@
 
 A unary gRPC call costs four times the CPU of a stream message, so the link keeps one bidirectional stream open and
 sends whatever is waiting in one frame. On an idle stream a call goes out at once; while a frame is unanswered the next
-calls gather, for 2 ms at most, so that frames fill up by themselves under load (the idea of RFC 896, Nagle, for calls). A failure is a result here, not an exception: the caller's answer then comes from the rules.
+calls gather, for 2 ms at most, so that frames fill up by themselves under load (RFC 896 does so for bytes). A failure
+is a result here, not an exception: the caller's answer then comes from the rules.
 """
 
 from __future__ import annotations

@@ -8,6 +8,7 @@ from typing import Final
 
 from services.runtime.errors import InvalidArgument
 
+_VARIANT: Final = 0b10 << 62
 MAX_ID: Final = 128
 MAX_TEXT: Final = 1024
 _ID: Final = re.compile(r"[A-Za-z0-9._:\-]{1,128}")
@@ -22,22 +23,22 @@ def uuid7_source(now_ms: Callable[[], int], random_bits: Callable[[int], int]) -
     """
     last_ms = 0
     counter = 0
+    prefix = ""
 
     def make() -> str:
-        nonlocal last_ms, counter
+        nonlocal last_ms, counter, prefix
         ms = now_ms()
         if ms > last_ms:
             last_ms, counter = ms, random_bits(11)
+            prefix = f"{ms >> 16:08x}-{ms & 0xFFFF:04x}-7"
         else:
             # The clock stands still or went back: count on; after 4 096 in one millisecond borrow the next one.
             counter += 1
             if counter > 0xFFF:
                 last_ms, counter = last_ms + 1, 0
-        tail = random_bits(62)
-        return (
-            f"{last_ms >> 16:08x}-{last_ms & 0xFFFF:04x}-7{counter:03x}-"
-            f"{0x8000 | (tail >> 48):04x}-{tail & 0xFFFFFFFFFFFF:012x}"
-        )
+                prefix = f"{last_ms >> 16:08x}-{last_ms & 0xFFFF:04x}-7"
+        tail = f"{_VARIANT | random_bits(62):016x}"
+        return f"{prefix}{counter:03x}-{tail[:4]}-{tail[4:]}"
 
     return make
 

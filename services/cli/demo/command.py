@@ -81,14 +81,23 @@ def _private_home(*, keep: bool) -> Iterator[Path]:
     except Exception:
         if not (root / "turnout.yaml").exists():
             # Nothing was started yet: there are no logs that could help.
-            shutil.rmtree(root, ignore_errors=True)
+            _remove(root)
             raise
         messages().print(f"the demo's folder is kept: {root}", markup=False, soft_wrap=True)
         raise
     except BaseException:
-        shutil.rmtree(root, ignore_errors=True)
+        _remove(root)
         raise
     if keep:
         messages().print(f"the demo's folder: {root}", markup=False, soft_wrap=True)
     else:
-        shutil.rmtree(root, ignore_errors=True)
+        _remove(root)
+
+
+def _remove(root: Path) -> None:
+    """Removes a run's folder, and that of its sockets, which lies elsewhere where the folder's name is long."""
+    from services.runtime.home import Home
+
+    sockets = Path(Home(root).socket("any").removeprefix("unix:")).parent
+    shutil.rmtree(sockets, ignore_errors=True)
+    shutil.rmtree(root, ignore_errors=True)

@@ -1,0 +1,21 @@
+"""All figures of `turnout bench`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+from benchmarks import serving
+from benchmarks.figures import Figure
+
+
+def run_suite(*, only: str | None = None, progress: Callable[[str], None]) -> Iterator[Figure]:
+    """Measures and yields the figures, or the one called `only`; `progress` hears what is being done.
+
+    Raises:
+        LookupError: there is no figure called `only`; the text names them all.
+    """
+    if only is not None and only not in serving.NAMES:
+        raise LookupError(f"there is no figure {only!r}; there are: {', '.join(serving.NAMES)}")
+    for figure in serving.measure(progress):
+        if only is None or figure.name == only:
+            yield figure
