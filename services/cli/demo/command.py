@@ -98,6 +98,7 @@ def _remove(root: Path) -> None:
     """Removes a run's folder, and that of its sockets, which lies elsewhere where the folder's name is long."""
     from services.runtime.home import Home
 
-    sockets = Path(Home(root).socket("any").removeprefix("unix:")).parent
+    # A name this long is never placed inside the folder, so this is where the others of such a length went.
+    sockets = Path(Home(root).socket("x" * 100).removeprefix("unix:")).parent
     shutil.rmtree(sockets, ignore_errors=True)
     shutil.rmtree(root, ignore_errors=True)
