@@ -8,10 +8,9 @@ or an empty text stand for a single unknown cell. Call parameters: `unit_id`, `r
 from __future__ import annotations
 
 import math
+import struct
 from collections.abc import Callable, Iterable
 from typing import Any, Final
-
-import numpy as np
 
 from bentos.family import Family
 from bentos.schema import Category, Flag, Number
@@ -22,7 +21,9 @@ from services.runtime.call import Call
 from services.runtime.errors import InvalidArgument, NotFound
 from turnout.v1 import prediction_pb2
 
-_NUMERIC: Final[dict[str, Any]] = {"FP64": np.float64, "FP32": np.float32, "INT64": np.int64, "INT32": np.int32}
+_LAYOUT: Final = {"FP64": "d", "FP32": "f", "INT64": "q", "INT32": "i", "BOOL": "?"}
+"""Format characters of `struct`; always little-endian."""
+_NUMERIC: Final = ("FP64", "FP32", "INT64", "INT32")
 _CONTENTS: Final = {
     "FP64": "fp64_contents",
     "FP32": "fp32_contents",
@@ -150,7 +151,7 @@ def _values(
     tensor: oip.ModelInferRequest.InferInputTensor, feature: Number | Category | Flag, raw: bytes | None, where: str
 ) -> list[Any]:
     kind = tensor.datatype
-    fitting = {Number: tuple(_NUMERIC), Category: ("BYTES",), Flag: ("BOOL",)}[type(feature)]
+    fitting = {Number: _NUMERIC, Category: ("BYTES",), Flag: ("BOOL",)}[type(feature)]
     if kind not in fitting:
         raise InvalidArgument(where, f"{where} must have datatype {' or '.join(fitting)}, not {kind[:16]!r}")
     if raw is not None:
@@ -170,10 +171,10 @@ def _from_raw(raw: bytes, kind: str, where: str) -> list[Any]:
             values.append(_text(raw[offset + 4 : offset + 4 + length], where))
             offset += 4 + length
         return values
-    dtype = np.dtype(np.bool_ if kind == "BOOL" else _NUMERIC[kind])
-    if len(raw) % dtype.itemsize:
+    size = struct.calcsize(f"<{_LAYOUT[kind]}")
+    if len(raw) % size:
         raise InvalidArgument(where, f"{where}: {len(raw)} bytes are no whole number of {kind} values")
-    return list(np.frombuffer(raw, dtype=dtype.newbyteorder("<")).tolist())
+    return list(struct.unpack(f"<{len(raw) // size}{_LAYOUT[kind]}", raw))
 
 
 def _text(item: bytes, where: str) -> str:
@@ -229,5 +230,5 @@ def _response(
 
 def _to_raw(values: list[Any], kind: str) -> bytes:
     if kind == "FP64":
-        return np.asarray(values, dtype="<f8").tobytes()
+        return struct.pack(f"<{len(values)}d", *values)
     return b"".join(len(value).to_bytes(4, "little") + value for value in values)

@@ -19,7 +19,8 @@ class Entry:
     """A decision under a caller's own id: the digest of its body, and its answer once there is one."""
 
     digest: bytes
-    answer: prediction_pb2.PredictResponse | None = None
+    answer: bytes | None = None
+    """Serialized: a fifth of the memory of a message."""
     waiting: asyncio.Future[prediction_pb2.PredictResponse] | None = None
 
 
@@ -33,17 +34,17 @@ class RecentDecisions:
     def __init__(self, limit: int) -> None:
         self._limit = limit
         self._answers_limit = max(1000, int(limit * ANSWERS_SHARE))
-        self._families: dict[tuple[str, str], str] = {}
-        self._entries: dict[tuple[str, str], Entry] = {}
+        self._families: dict[str, str] = {}
+        self._entries: dict[str, Entry] = {}
 
     def family_of(self, tenant: str, decision_id: str) -> str | None:
         """Gives the family of a decision; None when it is not remembered."""
-        return self._families.get((tenant, decision_id))
+        return self._families.get(_key(tenant, decision_id))
 
     def remember(self, tenant: str, decision_id: str, family: str) -> None:
         """Notes an answered decision."""
         families = self._families
-        families[(tenant, decision_id)] = family
+        families[_key(tenant, decision_id)] = family
         if len(families) > self._limit:
             # In runs, so that the cost of skipping deleted slots at the front is paid rarely.
             for key in list(islice(families, self._limit // 20)):
@@ -55,7 +56,7 @@ class RecentDecisions:
         Raises:
             AlreadyExists: the id was used with another body.
         """
-        key = (tenant, decision_id)
+        key = _key(tenant, decision_id)
         entry = self._entries.get(key)
         if entry is None:
             self._entries[key] = Entry(digest)
@@ -70,14 +71,14 @@ class RecentDecisions:
 
     def release(self, tenant: str, decision_id: str) -> None:
         """Gives up a claimed id whose decision was not made."""
-        self._entries.pop((tenant, decision_id), None)
+        self._entries.pop(_key(tenant, decision_id), None)
 
     def settle(self, tenant: str, decision_id: str, answer: prediction_pb2.PredictResponse) -> None:
         """Keeps the answer under a claimed id and hands it to whoever waits for it."""
-        entry = self._entries.get((tenant, decision_id))
+        entry = self._entries.get(_key(tenant, decision_id))
         if entry is None:
             return
-        entry.answer = answer
+        entry.answer = answer.SerializeToString()
         if entry.waiting is not None and not entry.waiting.done():
             entry.waiting.set_result(answer)
             entry.waiting = None
@@ -88,13 +89,18 @@ class RecentDecisions:
         """Remembers a decision that an earlier process of this router made."""
         self.remember(tenant, decision_id, family)
         if digest:
-            self._entries[(tenant, decision_id)] = Entry(digest, answer)
+            self._entries[_key(tenant, decision_id)] = Entry(digest, answer.SerializeToString())
+
+
+def _key(tenant: str, decision_id: str) -> str:
+    # One text costs a third less memory than a tuple of two; tenants' names hold no slash.
+    return f"{tenant}/{decision_id}"
 
 
 async def answer_of(entry: Entry) -> prediction_pb2.PredictResponse:
     """Gives a repeated call its answer, waiting for the first call when it is still under way."""
     if entry.answer is not None:
-        return entry.answer
+        return prediction_pb2.PredictResponse.FromString(entry.answer)
     if entry.waiting is None:
         entry.waiting = asyncio.get_running_loop().create_future()
     return await asyncio.shield(entry.waiting)

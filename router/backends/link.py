@@ -169,6 +169,8 @@ class Link:
                         await self._stream(channel, served)
             except grpc.aio.AioRpcError as error:
                 _log.info("link broke", address=self.address, code=error.code().name)
+            except Exception as error:  # noqa: BLE001 - whatever happens to one connection, the link starts over
+                _log.error("link failed", address=self.address, exc_info=error)
             finally:
                 self._channel = None
                 self._fail_all()

@@ -6,12 +6,25 @@ from pathlib import Path
 from typing import Annotated, Any, Final
 
 import yaml
-from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic import AfterValidator, Field, ValidationError, field_validator, model_validator
 
 from services.runtime.experiment import Experiment, Frozen, Name
 
 MAX_BYTES: Final = 1 << 20
-Address = Annotated[str, Field(pattern=r"^(unix:/?[^\s]{1,200}|[A-Za-z0-9_.\-\[\]:]{1,253}:\d{1,5})$")]
+MAX_PORT: Final = 65_535
+
+
+def _port_exists(address: str) -> str:
+    if not address.startswith("unix:") and int(address.rpartition(":")[2]) > MAX_PORT:
+        raise ValueError(f"a port is at most {MAX_PORT}")
+    return address
+
+
+Address = Annotated[
+    str,
+    Field(pattern=r"^(unix:/?[^\s]{1,200}|[A-Za-z0-9_.\-\[\]:]{1,253}:\d{1,5})$"),
+    AfterValidator(_port_exists),
+]
 FamilyName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,62}$")]
 
 
@@ -62,7 +75,7 @@ class RouterConfig(Listen):
     max_concurrent_calls: int = Field(default=1024, ge=1, le=100_000)
     wait_for_commit: bool = False
     """Answer only when the decision is on stable storage; adds the group commit's few milliseconds."""
-    recent_decisions: int = Field(default=100_000, ge=1000, le=10_000_000)
+    recent_decisions: int = Field(default=50_000, ge=1000, le=10_000_000)
     """Decisions kept in memory to answer a repeated id and to know an outcome's decision."""
 
 

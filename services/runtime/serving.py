@@ -15,7 +15,6 @@ from typing import Final
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_health.v1.health import aio as health_aio
-from grpc_reflection.v1alpha import reflection
 
 RECEIVE_LIMIT_BYTES: Final = 1 << 20
 SERVER_OPTIONS: Final = (
@@ -85,6 +84,9 @@ async def serving(
     server.add_generic_rpc_handlers(tuple(handlers(running)))
     health_pb2_grpc.add_HealthServicer_to_server(health, server)
     if reflected:
+        # Off by default, and not free to import.
+        from grpc_reflection.v1alpha import reflection
+
         reflection.enable_server_reflection((*reflected, reflection.SERVICE_NAME), server)
     running.address = _listen(server, address)
     await server.start()
