@@ -16,16 +16,16 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from bentos.family import RULES, RulesAnswer
-from router.backends.link import Failure, Link
-from router.fallback import LONGEST_DEADLINE_SECONDS, Fallback, arm_budget, is_valid
+from router.answers import Assignments, ModelAnswers, Records, Reply, model_template
+from router.backends.link import Failure
+from router.fallback import LONGEST_DEADLINE_SECONDS, Fallback, arm_budget
 from router.journal import Journal
 from router.metrics import RouterMetrics
 from router.recent import Entry, RecentDecisions
 from router.routing import Rotation, Route, RoutingTable, choose, pool_of
-from router.strategies import Assignment
 from services.runtime.errors import AlreadyExists, DeadlineExceeded
 from services.runtime.identifiers import check_decision_id, check_text
-from turnout.v1 import ledger_pb2, prediction_pb2
+from turnout.v1 import prediction_pb2
 
 _NO_ASSIGNMENT: Final = prediction_pb2.Assignment(propensity=1.0)
 _NO_ANSWER: Final = RulesAnswer(math.nan, 0.0, ())
@@ -88,8 +88,9 @@ class Decider:
         self._make_id = make_id
         self._now_unix_ns = now_unix_ns
         self._monotonic_ns = monotonic_ns
-        self._scratch = ledger_pb2.JournalRecord()
-        self._assignments: dict[tuple[int, str], prediction_pb2.Assignment] = {}
+        self._records = Records(router)
+        self._assignments = Assignments()
+        self._models: dict[str, ModelAnswers] = {}
 
     def prepare(
         self,
@@ -179,99 +180,87 @@ class Decider:
         )
         if chosen is None:
             return RULES, _NO_ASSIGNMENT
-        if chosen.sequence:
-            return chosen.variant, _encode(chosen)
-        # Only a few different ones exist between two changes of the experiment.
-        key = (chosen.digest, f"{chosen.arm}/{chosen.burn_in:d}{chosen.propensity!r}")
-        message = self._assignments.get(key)
-        if message is None:
-            if len(self._assignments) > 10_000:
-                self._assignments.clear()
-            message = self._assignments[key] = _encode(chosen)
-        return chosen.variant, message
+        return chosen.variant, self._assignments.message(chosen)
 
     async def answer(self, group: Sequence[Prepared]) -> list[prediction_pb2.PredictResponse]:
         """Answers rows that share family and variant, in their order, and records them. Never raises but on cancel."""
         first = group[0]
         try:
-            outputs, link = await self._ask(group)
+            reply = await self._ask(group)
         except asyncio.CancelledError:
             # The caller is gone; what was decided for it is recorded all the same.
-            self._finish(group, Fallback.CANCELLED, None)
+            self._finish(group, Reply(None, Fallback.CANCELLED, ""))
             raise
-        answers = self._finish(group, outputs, link)
+        answers = self._finish(group, reply)
         if self._wait_for_commit and await self._journal.committed():
             for answer in answers:
                 answer.durability = prediction_pb2.DURABILITY_DURABLE
         self._metrics.latency(first.route.family.name, (self._monotonic_ns() - first.arrived_ns) / 1e9)
         return answers
 
-    async def _ask(self, group: Sequence[Prepared]) -> tuple[bytes | Fallback, Link | None]:
+    async def _ask(self, group: Sequence[Prepared]) -> Reply:
         first = group[0]
         if first.variant == RULES:
-            return Fallback.NONE, None
+            return Reply(None, Fallback.NONE, "")
         elapsed = (self._monotonic_ns() - first.arrived_ns) / 1e9
         budget = arm_budget(min(row.time_left for row in group) - elapsed)
         if not budget:
-            return Fallback.NO_TIME, None
+            return Reply(None, Fallback.NO_TIME, "")
         pool = pool_of(first.route, first.variant)
         link = pool.pick() if pool is not None else None
-        if link is None:
-            return Fallback.UNAVAILABLE, None
+        served = link.served if link is not None else None
+        if link is None or served is None:
+            return Reply(None, Fallback.UNAVAILABLE, "")
         packed = first.packed if len(group) == 1 else b"".join([row.packed for row in group])
         result = await link.submit(packed, len(group), budget)
-        return (_FROM_FAILURE[result] if isinstance(result, Failure) else result), link
+        if isinstance(result, Failure):
+            return Reply(None, _FROM_FAILURE[result], "")
+        if len(result) != 4 * len(group):
+            return Reply(None, Fallback.INVALID, "")
+        return Reply(struct.unpack(f"<{len(group)}f", result), Fallback.NONE, served.version)
 
-    def _finish(
-        self, group: Sequence[Prepared], outputs: bytes | Fallback, link: Link | None
-    ) -> list[prediction_pb2.PredictResponse]:
+    def _finish(self, group: Sequence[Prepared], reply: Reply) -> list[prediction_pb2.PredictResponse]:
         """Chooses between the arm's answers and the rules', and writes the journal before anybody hears of them."""
-        served = link.served if link is not None else None
-        version = served.version if served is not None else ""
-        values: tuple[float, ...] | None = None
-        fallback = Fallback.NONE
-        if isinstance(outputs, Fallback):
-            fallback = outputs
-        elif len(outputs) == 4 * len(group):
-            values = struct.unpack(f"<{len(group)}f", outputs)
-        else:
-            fallback = Fallback.INVALID
+        first = group[0]
+        family = first.route.family
+        values = reply.values
+        models = self._models.get(family.name)
+        if models is None or models.family is not family:
+            models = self._models[family.name] = ModelAnswers(family)
+        template = model_template(first.assignment, first.variant, reply.version)
+        record = self._records.begin(family, first.tenant)
         now_ns = self._monotonic_ns()
-        family = group[0].route.family.name
-        answers = []
-        records = []
+        answers: list[prediction_pb2.PredictResponse] = []
+        records: list[bytes] = []
         counts: dict[tuple[str, str, int], int] = {}
         for index, row in enumerate(group):
-            answer = _response(row, None if values is None else values[index], fallback, version)
+            answer = prediction_pb2.PredictResponse()
+            if values is not None:
+                answer.CopyFrom(template)
+                if row.assignment is not first.assignment:
+                    answer.assignment.CopyFrom(row.assignment)
+            if values is None or not models.fill(answer, row.decision_id, values[index]):
+                answer = _rules_answer(row, reply.fallback if values is None else Fallback.INVALID)
+            record.decision_id = row.decision_id
+            record.unit_id = row.unit_id
+            record.region = row.region
+            record.assigned_at_unix_us = row.at_unix_us
+            record.features = row.packed
+            record.prediction.CopyFrom(answer)
+            record.latency_us = min((now_ns - row.arrived_ns) // 1000, 0xFFFFFFFF)
+            record.request_digest = row.digest
             answers.append(answer)
-            records.append(self._record(row, answer, (now_ns - row.arrived_ns) // 1000))
+            records.append(self._records.serialized())
             key = (row.assignment.arm, answer.served_variant, int(answer.fallback))
             counts[key] = counts.get(key, 0) + 1
+            self._recent.remember(row.tenant, row.decision_id, family.name)
         self._journal.append(records)
-        for key, count in counts.items():
-            self._metrics.predictions(family, *key, count)
         for row, answer in zip(group, answers, strict=True):
-            self._recent.remember(row.tenant, row.decision_id, family)
             if row.digest:
                 self._recent.settle(row.tenant, row.decision_id, answer)
+        for key, count in counts.items():
+            self._metrics.predictions(family.name, *key, count)
         return answers
-
-    def _record(self, row: Prepared, answer: prediction_pb2.PredictResponse, latency_us: int) -> bytes:
-        # One message filled again and again: a new one for each record costs twice as much.
-        decision = self._scratch.decision
-        decision.decision_id = row.decision_id
-        decision.tenant = row.tenant
-        decision.family = row.route.family.name
-        decision.unit_id = row.unit_id
-        decision.region = row.region
-        decision.assigned_at_unix_us = row.at_unix_us
-        decision.features = row.packed
-        decision.schema_digest = row.route.family.schema.digest
-        decision.prediction.CopyFrom(answer)
-        decision.latency_us = min(latency_us, 0xFFFFFFFF)
-        decision.request_digest = row.digest
-        decision.router = self._router
-        return self._scratch.SerializeToString()
 
 
 def groups(rows: Iterable[Prepared]) -> list[list[Prepared]]:
@@ -282,45 +271,19 @@ def groups(rows: Iterable[Prepared]) -> list[list[Prepared]]:
     return list(gathered.values())
 
 
-def _response(row: Prepared, value: float | None, fallback: Fallback, version: str) -> prediction_pb2.PredictResponse:
+def _rules_answer(row: Prepared, fallback: Fallback) -> prediction_pb2.PredictResponse:
     family = row.route.family
-    if value is not None and not is_valid(value, family.target):
-        value, fallback = None, Fallback.INVALID
-    if value is None:
-        return prediction_pb2.PredictResponse(
-            decision_id=row.decision_id,
-            value=row.rules.value,
-            confidence=row.rules.confidence,
-            level=family.level(row.rules.value),
-            assignment=row.assignment,
-            served_variant=RULES,
-            model_version=family.rules_version,
-            fallback=int(fallback),  # type: ignore[arg-type]
-            durability=prediction_pb2.DURABILITY_PENDING,
-            reasons=row.rules.reasons,
-        )
-    value = min(max(value, family.target.low), family.target.high)
     return prediction_pb2.PredictResponse(
         decision_id=row.decision_id,
-        value=value,
-        confidence=family.confidence(value),
-        level=family.level(value),
+        value=row.rules.value,
+        confidence=row.rules.confidence,
+        level=family.level(row.rules.value),
         assignment=row.assignment,
-        served_variant=row.variant,
-        model_version=version,
+        served_variant=RULES,
+        model_version=family.rules_version,
+        fallback=int(fallback),  # type: ignore[arg-type]
         durability=prediction_pb2.DURABILITY_PENDING,
-    )
-
-
-def _encode(chosen: Assignment) -> prediction_pb2.Assignment:
-    return prediction_pb2.Assignment(
-        arm=chosen.arm,
-        propensity=chosen.propensity,
-        reason=int(chosen.reason),  # type: ignore[arg-type]
-        revision=chosen.revision,
-        snapshot_digest=chosen.digest,
-        sequence=chosen.sequence,
-        burn_in=chosen.burn_in,
+        reasons=row.rules.reasons,
     )
 
 

@@ -1,0 +1,105 @@
+"""Fills in answers, and the journal's records of them. Messages are reused: this runs for every row."""
+
+from __future__ import annotations
+
+from typing import Final, NamedTuple
+
+from bentos.family import Family
+from router.fallback import Fallback, valid_range
+from router.strategies import Assignment
+from turnout.v1 import ledger_pb2, prediction_pb2
+
+_MOST_ASSIGNMENTS: Final = 10_000
+
+
+class Reply(NamedTuple):
+    """What a variant gave for a group of rows: values (None without any), why not, and the variant's version."""
+
+    values: tuple[float, ...] | None
+    fallback: Fallback
+    version: str
+
+
+class ModelAnswers:
+    """Fills answers of one family that come from a model."""
+
+    __slots__ = ("_high", "_low", "_target", "family")
+
+    def __init__(self, family: Family) -> None:
+        self.family = family
+        self._low, self._high = valid_range(family.target)
+        self._target = family.target
+
+    def fill(self, answer: prediction_pb2.PredictResponse, decision_id: str, value: float) -> bool:
+        """Puts a model's value into an answer that has all else; False when the value may not be used."""
+        # NaN fails this comparison as well.
+        if not self._low <= value <= self._high:
+            return False
+        # Float32's rounding may lie a hair outside of the range.
+        if not self._target.low <= value <= self._target.high:
+            value = min(max(value, self._target.low), self._target.high)
+        family = self.family
+        answer.decision_id = decision_id
+        answer.value = value
+        answer.confidence = family.confidence(value)
+        if family.levels:
+            answer.level = family.level(value)
+        return True
+
+
+def model_template(assignment: prediction_pb2.Assignment, variant: str, version: str) -> prediction_pb2.PredictResponse:
+    """Gives what all answers of an arm have in common."""
+    return prediction_pb2.PredictResponse(
+        assignment=assignment,
+        served_variant=variant,
+        model_version=version,
+        durability=prediction_pb2.DURABILITY_PENDING,
+    )
+
+
+class Assignments:
+    """Assignments as messages. Only a few different ones exist between two changes of an experiment."""
+
+    def __init__(self) -> None:
+        self._known: dict[Assignment, prediction_pb2.Assignment] = {}
+
+    def message(self, chosen: Assignment) -> prediction_pb2.Assignment:
+        """Gives the message of an assignment; it is shared and must not be changed."""
+        found = self._known.get(chosen)
+        if found is None:
+            found = prediction_pb2.Assignment(
+                arm=chosen.arm,
+                propensity=chosen.propensity,
+                reason=int(chosen.reason),  # type: ignore[arg-type]
+                revision=chosen.revision,
+                snapshot_digest=chosen.digest,
+                sequence=chosen.sequence,
+                burn_in=chosen.burn_in,
+            )
+            if chosen.sequence:
+                # Positions of a rotation never come again.
+                return found
+            if len(self._known) >= _MOST_ASSIGNMENTS:
+                self._known.clear()
+            self._known[chosen] = found
+        return found
+
+
+class Records:
+    """Serializes journal records with one message that is filled again and again: half the cost of a new one."""
+
+    def __init__(self, router: str) -> None:
+        self._record = ledger_pb2.JournalRecord()
+        self._record.decision.router = router
+
+    def begin(self, family: Family, tenant: str) -> ledger_pb2.Decision:
+        """Gives the message for a group's decisions; what they share is filled in."""
+        decision = self._record.decision
+        decision.family = family.name
+        decision.schema_digest = family.schema.digest
+        decision.tenant = tenant
+        return decision
+
+    def serialized(self) -> bytes:
+        """Gives the record as it is filled now."""
+        return self._record.SerializeToString()
