@@ -40,8 +40,8 @@ def verified(done: subprocess.CompletedProcess[str], home: Path) -> dict[str, An
     assert sum(arm["assigned"] - arm["served"] for arm in arms) == sum(result["fallbacks"].values())
     assert all(0 < arm["p50_ms"] <= arm["p99_ms"] for arm in arms)
     assert all(0 <= arm["outcome_rate"] <= 1 for arm in arms if arm["outcomes"])
-    assert result["split_changes"] == 2
-    assert [change["after"] for change in result["split_history"]] == ["round_robin", "time"]
+    assert result["split_changes"] == 1
+    assert [(change["before"], change["after"]) for change in result["split_history"]] == [("weighted", "round_robin")]
     assert result["killed_model_server"] in {"dispatch/xgboost", "dispatch/lightgbm"}
     assert result["recovered_seconds"] > 0
     assert result["replay_identical"] is True

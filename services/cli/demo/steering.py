@@ -19,7 +19,7 @@ _APPLIED_SECONDS: Final = 10.0
 
 
 class Steering:
-    """Follows the script: at one third round-robin, at one half a kill, at two thirds a switchback.
+    """Follows the script: at one third the strategy becomes round-robin, at one half a model server is killed.
 
     Args:
         platform: the running processes.
@@ -45,18 +45,10 @@ class Steering:
             Unavailable: a change did not reach the router, or the model server did not come back.
         """
         rotation = experiment_pb2.Strategy(round_robin=experiment_pb2.RoundRobinStrategy())
-        window = max(1, round(self._seconds / 20))
-        switchback = experiment_pb2.Strategy(
-            time=experiment_pb2.TimeStrategy(
-                window_seconds=window, assignment=experiment_pb2.TIME_ASSIGNMENT_ALTERNATING
-            )
-        )
         await self._at(1 / 3)
         await self._toggle(rotation, "the demo shows an exact rotation")
         await self._at(1 / 2)
         await self._kill(victim)
-        await self._at(2 / 3)
-        await self._toggle(switchback, f"the demo shows windows of {window} s")
         await self._at(1)
 
     async def _at(self, share: float) -> None:
