@@ -78,7 +78,8 @@ def told(error: Exception) -> tuple[int, str]:
         case typer.TyperException():
             text = error.format_message().strip()
             text = text[:1].lower() + text[1:].rstrip(".")
-            return WRONG_INPUT, f"{text}; see `turnout --help`"
+            context = getattr(error, "ctx", None)
+            return WRONG_INPUT, f"{text}; see `{context.command_path if context else 'turnout'} --help`"
         case ConfigError():
             return WRONG_INPUT, str(error)
         case TurnoutError():

@@ -64,13 +64,26 @@ def test_the_demo_replays_real_records(tmp_path: Path) -> None:
     assert result["outcomes_recorded"] == result["predictions"]
 
 
-def test_a_data_file_that_is_too_small_is_refused(tmp_path: Path) -> None:
+HEADER = "CallNumber,UnitID,CallType,CallDate,Battalion,StationArea,OriginalPriority,ALSUnit,UnitType,Location,Delay"
+FEW = "".join(f"{call},E1,Alarms,01/02/2021,B1,3,2,false,ENGINE,,{2 + call % 7}\n" for call in range(150))
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("nothing of use\n1\n", "line 1: column 'CallNumber' is missing"),
+        (f"{HEADER}\n1,E1,Alarms,2021-01-02,B1,3,2,false,ENGINE,,2\n", "line 2: column 'CallDate' must be"),
+        (f"{HEADER}\n{FEW}", "holds 150 usable decisions; the demo needs at least 266"),
+    ],
+    ids=["no header", "a wrong date", "too few rows"],
+)
+def test_a_data_file_of_no_use_is_refused(text: str, sentence: str, tmp_path: Path) -> None:
     """One sentence, exit code 2, and nothing left behind."""
     data = tmp_path / "calls.csv"
-    data.write_text("nothing of use\n1\n")
+    data.write_text(text)
     done = demo(tmp_path / "home", "--data", str(data))
     assert done.returncode == 2
-    assert "turnout: " in done.stderr
+    assert [line for line in done.stderr.splitlines() if line.startswith("turnout: ") and sentence in line]
     assert "Traceback" not in done.stderr
     assert done.stdout == ""
     assert list((tmp_path / "home").iterdir()) == []

@@ -70,6 +70,7 @@ def test_help_imports_nothing_heavy() -> None:
         (("demo", "--seconds", "0"), "invalid value for '--seconds'"),
         (("demo", "--city", "nowhere"), "nowhere is not a folder"),
         (("simulate", "--city", "nowhere"), "nowhere is not a folder"),
+        (("models", "list"), "missing argument 'family'; see `turnout models list --help`"),
         (("models", "list", "nonsense"), "there is no family 'nonsense'"),
         (("models", "show", "dispatch", "turnout:latest"), "not an exact tag"),
         (("split", "set", "dispatch"), "nothing to change"),

@@ -16,7 +16,7 @@ from services.cli.demo.simulated import SimulatedTraffic
 from services.cli.preparing import best, package_variants, train_variants
 from services.cli.progress import Steps
 from services.cli.records import city_of, from_file, simulated
-from services.runtime.errors import FailedPrecondition
+from services.runtime.errors import InvalidArgument
 from services.runtime.home import Home
 from services.training.pipeline import TrainedVariant
 
@@ -39,8 +39,8 @@ def prepare(plan: Plan, family: Family, root: Path, steps: Steps) -> Prepared:
     """Does everything that comes before the first process.
 
     Raises:
-        InvalidArgument: the data file or the city's folder is wrong.
-        FailedPrecondition: there is too little data.
+        InvalidArgument: the data file or the city's folder is wrong, or holds too little.
+        FailedPrecondition: the data cannot be learnt from.
     """
     if plan.data is not None:
         past, traffic = _recorded(plan, family, plan.data, steps)
@@ -83,7 +83,7 @@ def _recorded(
         live = min(live, len(newest) // 4)
         records = list(newest)
         if len(records) - live < _FEWEST_PAST:
-            raise FailedPrecondition(
+            raise InvalidArgument(
                 "data", f"{path} holds {len(records)} usable decisions; the demo needs at least {_FEWEST_PAST * 4 // 3}"
             )
         step.note = f"the newest {len(records)} decisions: {len(records) - live} to learn from, {live} as live traffic"
