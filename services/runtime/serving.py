@@ -19,6 +19,7 @@ from grpc_health.v1.health import aio as health_aio
 RECEIVE_LIMIT_BYTES: Final = 1 << 20
 SERVER_OPTIONS: Final = (
     ("grpc.so_reuseport", 0),
+    ("grpc.enable_channelz", 0),
     ("grpc.max_receive_message_length", RECEIVE_LIMIT_BYTES),
     ("grpc.max_send_message_length", 16 << 20),
     ("grpc.max_concurrent_streams", 100),
