@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import grpc
 
-from benchmarks import load
+from benchmarks import load, peers
 from benchmarks.figures import Figure
 from benchmarks.platform import Platform, prepared, running
 from benchmarks.processes import Process
@@ -17,7 +17,7 @@ from services.client import TurnoutClient
 
 ROUNDS = 9
 CALLS = 800
-CALLERS = 16
+CALLERS = 32
 LATENCY_ROUNDS = 9
 LATENCY_CALLS = 500
 
@@ -50,27 +50,33 @@ class _Load:
 
 def measure(progress: Callable[[str], None]) -> Iterator[Figure]:
     """Measures everything; yields the figures in the order of NAMES."""
-    with prepared(progress) as (home, tag), running(home, tag) as platform:
+    with (
+        prepared(progress) as (home, tag),
+        running(home, tag) as platform,
+        peers.running(home.bento(tag), home.root / "log", progress) as beside,
+    ):
         progress("measuring CPU and latency against the echo server")
-        yield from asyncio.run(_serving(platform, progress))
+        yield from asyncio.run(_serving(platform, beside, progress))
         yield Figure("model_server_ready_s", platform.model_server.ready_seconds, "s", 2.0)
         yield Figure("model_server_rss_mb", platform.model_server.resident_mb(), "MB", 150.0)
         yield Figure("router_ready_s", platform.router.ready_seconds, "s", 1.0)
         yield Figure("router_rss_mb", platform.router.resident_mb(), "MB", 100.0)
 
 
-async def _serving(platform: Platform, progress: Callable[[str], None]) -> list[Figure]:
+async def _serving(platform: Platform, beside: dict[str, peers.Peer], progress: Callable[[str], None]) -> list[Figure]:
     ours = (platform.router, platform.model_server)
     async with (
         grpc.aio.insecure_channel(platform.echo.address) as echo_channel,
         grpc.aio.insecure_channel(platform.router.address) as channel,
         TurnoutClient(platform.router.address, fallback=False) as client,
+        peers.called(beside) as infer,
     ):
         loads = {
             "echo": _Load(load.echo(echo_channel), (platform.echo,)),
             "unary": _Load(load.unary(channel), ours),
             "stream": _Load(load.stream(client), ours),
             "batch": _Load(load.batch(channel), ours, load.BATCH_ROWS),
+            **{f"{name}_unary": _Load(infer[name], (peer.process,)) for name, peer in beside.items()},
         }
         await _until_the_model_answers(loads["unary"].call)
         for one in loads.values():
@@ -82,6 +88,7 @@ async def _serving(platform: Platform, progress: Callable[[str], None]) -> list[
             Figure("batch64_row_cpu_ratio", _ratio(cpu["batch"], cpu["echo"]), "x", 0.1),
             Figure("unary_p99_ratio", await _p99_ratio(loads, progress), "x", 3.0),
         ]
+        figures += peers.figures({name: _ratio(cpu[f"{name}_unary"], cpu["echo"]) for name in beside})
         figures += [
             Figure(f"{name}_cpu_us", statistics.median(values) * 1e6, "us", None) for name, values in cpu.items()
         ]

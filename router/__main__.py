@@ -24,7 +24,7 @@ async def run(config_path: Path, name: str) -> None:
     token = os.environ.get("TURNOUT_OPERATOR_TOKEN")
     async with running(config_path, name=name, registry=registry, operator_token=token) as router:
         web, _ = start_http_server(int(port), addr=host.strip("[]"), registry=registry)
-        # What exists now stays: the collector need not look at it again, and looks less often at what calls leave behind.
+        # What exists now stays: the collector need not look at it again, and looks less often at what calls leave.
         gc.collect()
         gc.freeze()
         gc.set_threshold(20_000, 20, 20)

@@ -15,6 +15,7 @@ import asyncio
 import contextlib
 import os
 import struct
+import threading
 import zlib
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -75,8 +76,14 @@ class Journal:
         """Frames that neither the disk nor the bounded memory could take."""
         self.appended = 0
         """Frames appended since the start."""
-        self._written = asyncio.Event()
-        self._commit_waiters: list[asyncio.Future[None]] = []
+        # Shared with the committing thread: what needs stable storage, and who waits for it.
+        self._dirty = threading.Event()
+        self._marked = False
+        self._hurry = threading.Event()
+        self._stopping = False
+        self._waiters: deque[asyncio.Future[None]] = deque()
+        self._rolled: deque[int] = deque()
+        self._attention = asyncio.Event()
 
     @property
     def held(self) -> int:
@@ -103,8 +110,9 @@ class Journal:
         if self._held:
             return False
         waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._commit_waiters.append(waiter)
-        self._written.set()
+        self._waiters.append(waiter)
+        self._mark()
+        self._hurry.set()
         try:
             await waiter
         except OSError:
@@ -112,27 +120,68 @@ class Journal:
         return True
 
     async def run(self) -> None:
-        """Group commit, until cancelled: at most one synchronisation every few milliseconds."""
+        """Group commit, until cancelled: one synchronisation every few milliseconds, in a thread of its own.
+
+        The event loop hears of it only when somebody waits or something is to be done: at a thousand calls a second
+        its own timers and wake-ups would cost more than the synchronisation.
+        """
         loop = asyncio.get_running_loop()
+        thread = threading.Thread(target=self._commit_forever, args=(loop,), name="journal", daemon=True)
+        thread.start()
+        try:
+            while True:
+                await self._attention.wait()
+                self._attention.clear()
+                if self._size >= SEGMENT_BYTES:
+                    self._roll()
+                if self._held:
+                    await self._heal()
+        finally:
+            self._stopping = True
+            self._hurry.set()
+            self._dirty.set()
+            await loop.run_in_executor(None, thread.join)
+
+    def _commit_forever(self, loop: asyncio.AbstractEventLoop) -> None:
         while True:
-            await self._written.wait()
-            if not self._commit_waiters:
-                await asyncio.sleep(COMMIT_SECONDS)
-            self._written.clear()
-            waiters, self._commit_waiters = self._commit_waiters, []
-            error = None
-            try:
-                await loop.run_in_executor(None, os.fdatasync, self._fd)
-            except OSError as failure:
-                error = failure
-                _log.error("journal cannot be synchronised", reason=failure.strerror)
-            for waiter in waiters:
-                if not waiter.done():
-                    waiter.set_exception(error) if error else waiter.set_result(None)
-            if self._size >= SEGMENT_BYTES:
-                self._roll()
-            if self._held:
-                await self._heal()
+            self._dirty.wait()
+            self._hurry.wait(COMMIT_SECONDS)
+            if self._stopping:
+                return
+            # In this order: what is written from here on marks the journal again.
+            self._hurry.clear()
+            self._dirty.clear()
+            self._marked = False
+            waiting = len(self._waiters)
+            error = self._synchronise()
+            if waiting or error or self._held or self._size >= SEGMENT_BYTES:
+                waiters = [self._waiters.popleft() for _ in range(waiting)]
+                loop.call_soon_threadsafe(self._committed, waiters, error)
+
+    def _synchronise(self) -> OSError | None:
+        """Brings everything written so far to stable storage; a segment that was left behind is closed after it."""
+        try:
+            while self._rolled:
+                os.fdatasync(self._rolled[0])
+                os.close(self._rolled.popleft())
+            os.fdatasync(self._fd)
+        except OSError as error:
+            return error
+        return None
+
+    def _committed(self, waiters: Sequence[asyncio.Future[None]], error: OSError | None) -> None:
+        if error is not None:
+            _log.error("journal cannot be synchronised", reason=error.strerror)
+        for waiter in waiters:
+            if not waiter.done():
+                waiter.set_exception(error) if error else waiter.set_result(None)
+        self._attention.set()
+
+    def _mark(self) -> None:
+        # A plain flag first: setting an event that is set costs a lock each time.
+        if not self._marked:
+            self._marked = True
+            self._dirty.set()
 
     async def _heal(self) -> None:
         while self._held:
@@ -150,7 +199,9 @@ class Journal:
             while self._held:
                 self._write(self._held[0])
                 self._held.popleft()
-            os.fdatasync(self._fd)
+            error = self._synchronise()
+            if error is not None:
+                _log.error("journal cannot be synchronised", reason=error.strerror)
         if self._held:
             _log.error("journal closed with frames that the disk refused", frames=len(self._held))
         os.close(self._fd)
@@ -162,7 +213,7 @@ class Journal:
         else:
             self._held.append(data)
             self._held_bytes += len(data)
-        self._written.set()
+        self._mark()
 
     def _write(self, data: bytes) -> None:
         """Writes all of `data` or nothing: a write that the disk broke off is cut away again."""
@@ -175,7 +226,7 @@ class Journal:
                 os.ftruncate(self._fd, self._size)
             raise
         self._size += len(data)
-        self._written.set()
+        self._mark()
 
     def _roll(self) -> None:
         path = self.folder / _name(self._index + 1)
@@ -184,8 +235,10 @@ class Journal:
         except OSError as error:
             _log.error("journal cannot start a segment", reason=error.strerror)
             return
-        os.close(self._fd)
+        # The committing thread synchronises the old segment once more, then closes it.
+        self._rolled.append(self._fd)
         self._fd, self._path, self._size, self._index = fd, path, 0, self._index + 1
+        self._mark()
 
 
 def segments(folder: Path) -> list[Path]:
