@@ -4,15 +4,16 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+PEERS := mlserver kserve
 ARGS ?=
 
-.PHONY: setup demo test lint types bench protos lock format clean
+.PHONY: setup demo test lint types bench peers protos lock format clean
 .DEFAULT_GOAL := setup
 
 setup: $(STAMP)
 
 $(STAMP): requirements.lock locks/uv.lock pyproject.toml
-	@echo "==> creating $(VENV) and installing the locked dependencies (about 700 MB on disk; 1-3 minutes)"
+	@echo "==> $(VENV): installing the locked dependencies (at first about 700 MB on disk and 1-3 minutes)"
 	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "Turnout needs Python 3.11 or newer: set PYTHON=/path/to/python3.11")'
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r locks/uv.lock
@@ -39,6 +40,16 @@ types: $(STAMP)
 bench: $(STAMP)
 	@$(BIN)/turnout bench $(ARGS)
 
+# Optional: other servers for `turnout bench` to measure beside this one. Their requirements exclude one another, so each
+# has an environment of its own.
+peers: $(PEERS:%=.venv-peers/%/.installed)
+
+.venv-peers/%/.installed: locks/peers-%.lock | $(STAMP)
+	@echo "==> creating .venv-peers/$* and installing its locked dependencies"
+	@$(BIN)/uv venv --quiet --clear --python $(BIN)/python .venv-peers/$*
+	@$(BIN)/uv pip install --python .venv-peers/$*/bin/python --quiet --require-hashes --requirements $<
+	@touch $@
+
 protos: $(STAMP)
 	$(BIN)/python protos/generate.py
 
@@ -49,7 +60,10 @@ format: $(STAMP)
 lock: $(STAMP)
 	$(BIN)/uv pip compile pyproject.toml --group build --group dev --universal --python-version 3.11 \
 		--generate-hashes --no-annotate --no-header --no-emit-index-url --quiet --output-file requirements.lock
+	for peer in $(PEERS); do $(BIN)/uv pip compile locks/peers-$$peer.in --universal --python-version 3.11 \
+		--generate-hashes --no-annotate --no-header --no-emit-index-url --quiet \
+		--output-file locks/peers-$$peer.lock || exit 1; done
 	grep -A 100000 '^uv==' requirements.lock | awk 'NR==1 || /^ /{print; next} {exit}' > locks/uv.lock
 
 clean:
-	rm -rf $(VENV) .turnout .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) .venv-peers .turnout .mypy_cache .ruff_cache .pytest_cache .hypothesis
