@@ -44,17 +44,17 @@ class Process:
 
 
 @contextlib.contextmanager
-def started(arguments: Sequence[str], log: Path) -> Iterator[Process]:
+def started(arguments: Sequence[str], log: Path, python: str = sys.executable) -> Iterator[Process]:
     """Starts `python ARGUMENTS`, waits for its ready line, and ends it with the block.
+
+    `python` is the interpreter, this one's unless another environment's is given.
 
     Raises:
         RuntimeError: the process ended or said nothing in time; the log's name stands in the text.
     """
     begin = time.monotonic()
     with log.open("ab") as errors:
-        child = subprocess.Popen(
-            [sys.executable, *arguments], stdout=subprocess.PIPE, stderr=errors, cwd=ROOT, env=os.environ
-        )
+        child = subprocess.Popen([python, *arguments], stdout=subprocess.PIPE, stderr=errors, cwd=ROOT, env=os.environ)
     try:
         ready = json.loads(_first_line(child.stdout, log))
         yield Process(child.pid, ready["grpc"], time.monotonic() - begin)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-from benchmarks import serving
+from benchmarks import peers, serving
 from benchmarks.figures import Figure
 
 
@@ -14,8 +14,9 @@ def run_suite(*, only: str | None = None, progress: Callable[[str], None]) -> It
     Raises:
         LookupError: there is no figure called `only`; the text names them all.
     """
-    if only is not None and only not in serving.NAMES:
-        raise LookupError(f"there is no figure {only!r}; there are: {', '.join(serving.NAMES)}")
+    names = (*serving.NAMES, *peers.names())
+    if only is not None and only not in names:
+        raise LookupError(f"there is no figure {only!r}; there are: {', '.join(names)}")
     for figure in serving.measure(progress):
         if only is None or figure.name == only:
             yield figure
