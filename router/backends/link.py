@@ -43,6 +43,8 @@ CHANNEL_OPTIONS: Final = (
 MAX_WAITING_CALLS: Final = 4096
 """Calls that may wait for or be under way on one link; more are refused at once."""
 _MAX_FRAME_CALLS: Final = 256
+SWEEP_SECONDS: Final = 0.005
+"""How late a call's time-out may be noticed; a tenth of what is kept back for the rules."""
 HOLD_SECONDS: Final = 0.002
 """How long calls may wait for the answer to the frame before them, so that they share the next one."""
 _CONNECT_SECONDS: Final = 2.0
@@ -97,7 +99,8 @@ class Link:
         self._loop = loop
         self._jitter = jitter
         self._channel: grpc.aio.Channel | None = None
-        self._under_way: dict[int, tuple[asyncio.Future[bytes | Failure], asyncio.TimerHandle]] = {}
+        self._under_way: dict[int, tuple[asyncio.Future[bytes | Failure], float]] = {}
+        self._sweeping = False
         self._waiting: list[tuple[int, int, int, bytes]] = []
         self._wake: asyncio.Future[None] | None = None
         self._unanswered = False
@@ -120,8 +123,10 @@ class Link:
             future.set_result(Failure.OVERLOADED)
             return future
         call_id = self._next_id = self._next_id + 1
-        timer = self._loop.call_later(seconds, self._expire, call_id)
-        self._under_way[call_id] = (future, timer)
+        self._under_way[call_id] = (future, self._loop.time() + seconds)
+        if not self._sweeping:
+            self._sweeping = True
+            self._loop.call_later(SWEEP_SECONDS, self._sweep)
         self._waiting.append((call_id, rows, int(seconds * 1000) or 1, packed))
         if not self._unanswered:
             self._wake_writer()
@@ -248,13 +253,17 @@ class Link:
 
     def _settle(self, call_id: int, result: bytes | Failure) -> None:
         entry = self._under_way.pop(call_id, None)
-        if entry is not None:
-            entry[1].cancel()
-            if not entry[0].done():
-                entry[0].set_result(result)
+        if entry is not None and not entry[0].done():
+            entry[0].set_result(result)
 
-    def _expire(self, call_id: int) -> None:
-        self._settle(call_id, Failure.TIMEOUT)
+    def _sweep(self) -> None:
+        """Ends the calls whose time is over. One timer for all of them: a timer a call costs more than its answer."""
+        now = self._loop.time()
+        for call_id in [number for number, (_, deadline) in self._under_way.items() if deadline <= now]:
+            self._settle(call_id, Failure.TIMEOUT)
+        self._sweeping = bool(self._under_way)
+        if self._sweeping:
+            self._loop.call_later(SWEEP_SECONDS, self._sweep)
 
     def _fail_all(self) -> None:
         self.served = None
