@@ -7,11 +7,13 @@ from typing import Annotated, Any, Final
 
 import yaml
 from pydantic import AfterValidator, Field, ValidationError, field_validator, model_validator
+from pydantic_core import PydanticCustomError
 
 from services.runtime.experiment import Experiment, Frozen, Name
 
 MAX_BYTES: Final = 1 << 20
 MAX_PORT: Final = 65_535
+STRATEGIES: Final = ("random", "weighted", "round_robin", "time")
 
 
 def _port_exists(address: str) -> str:
@@ -23,6 +25,11 @@ def _port_exists(address: str) -> str:
 Address = Annotated[
     str,
     Field(pattern=r"^(unix:/?[^\s]{1,200}|[A-Za-z0-9_.\-\[\]:]{1,253}:\d{1,5})$"),
+    AfterValidator(_port_exists),
+]
+TcpAddress = Annotated[
+    str,
+    Field(pattern=r"^[A-Za-z0-9_.\-\[\]:]{1,253}:\d{1,5}$"),
     AfterValidator(_port_exists),
 ]
 FamilyName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,62}$")]
@@ -63,14 +70,15 @@ class Listen(Frozen):
     """Addresses of a process; port 0 takes a free one, which is printed."""
 
     grpc: Address
-    metrics: Address
+    metrics: TcpAddress
+    """Over HTTP, so never a unix socket."""
 
 
 class RouterConfig(Listen):
     """The router."""
 
     grpc: Address = "127.0.0.1:8001"
-    metrics: Address = "127.0.0.1:8002"
+    metrics: TcpAddress = "127.0.0.1:8002"
     reflection: bool = False
     max_concurrent_calls: int = Field(default=1024, ge=1, le=100_000)
     wait_for_commit: bool = False
@@ -83,7 +91,7 @@ class HubConfig(Listen):
     """The hub."""
 
     grpc: Address = "127.0.0.1:8003"
-    metrics: Address = "127.0.0.1:8004"
+    metrics: TcpAddress = "127.0.0.1:8004"
 
 
 class Tenant(Frozen):
@@ -108,18 +116,33 @@ class Config(Frozen):
     def _references(self) -> Config:
         for family, experiment in self.experiments.items():
             if family not in self.families:
-                raise ValueError(f"experiments.{family}: families has no {family!r}")
+                raise _at(("experiments", family), f"families has no {family!r}")
             variants = self.families[family].variants
             for name, arm in experiment.arms.items():
                 if arm.variant != "rules" and arm.variant not in variants:
-                    raise ValueError(f"experiments.{family}.arms.{name}: families.{family} has no {arm.variant!r}")
+                    raise _at(("experiments", family, "arms", name), f"families.{family} has no {arm.variant!r}")
         if not self.tenants:
-            for address in (self.router.grpc, self.hub.grpc):
+            for process, address in (("router", self.router.grpc), ("hub", self.hub.grpc)):
                 if not is_loopback(address):
-                    raise ValueError(f"{address} is open to others: declare tenants with tokens first")
+                    raise _at((process, "grpc"), f"{address} is open to others: declare tenants with tokens first")
         if self.operator_token_sha256 is None and not is_loopback(self.hub.grpc):
-            raise ValueError(f"{self.hub.grpc} is open to others: declare operator_token_sha256 first")
+            message = f"{self.hub.grpc} is open to others: declare operator_token_sha256 first"
+            raise _at(("hub", "grpc"), message)
         return self
+
+    @model_validator(mode="after")
+    def _a_token_names_one_tenant(self) -> Config:
+        owners: dict[str, str] = {}
+        for name, tenant in self.tenants.items():
+            # Who calls would depend on the order of the file.
+            if (other := owners.setdefault(tenant.token_sha256, name)) != name:
+                raise _at(("tenants", name), f"tenant {other!r} has the same token; give each its own")
+        return self
+
+
+def _at(path: tuple[str, ...], message: str) -> PydanticCustomError:
+    """Gives an error about a place deeper in the file than the model that found it."""
+    return PydanticCustomError("reference", "{text}", {"text": message, "path": path})
 
 
 def is_loopback(address: str) -> bool:
@@ -152,8 +175,16 @@ def parse_config(text: bytes | str, name: str) -> Config:
         mark = error.problem_mark
         where = f"{name}:{mark.line + 1}:{mark.column + 1}" if mark else name
         raise ConfigError(f"{where}: not valid YAML: {error.problem}") from error
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError, ValueError) as error:
-        raise ConfigError(f"{name}: not valid YAML in UTF-8") from error
+    except yaml.reader.ReaderError as error:
+        before = text[: error.position]
+        line = 1 + (before.count("\n") if isinstance(before, str) else before.count(b"\n"))
+        raise ConfigError(f"{name}:{line}: not valid YAML in UTF-8") from error
+    except RecursionError as error:
+        raise ConfigError(f"{name}:1: nested too deep") from error
+    except (yaml.YAMLError, ValueError, LookupError, AttributeError, TypeError) as error:
+        # Constructors of tagged or date-like scalars raise whatever their parsing raises.
+        where = f"{name}:{_unreadable_line(text)}"
+        raise ConfigError(f"{where}: a value here is not what its YAML type asks for") from error
     if not isinstance(content, dict):
         raise ConfigError(f"{name}:1: the file must be a mapping with a `families` section")
     _refuse_repeated_keys(root, name)
@@ -161,6 +192,28 @@ def parse_config(text: bytes | str, name: str) -> Config:
         return Config.model_validate(content)
     except ValidationError as error:
         raise ConfigError(_sentence(error, root, name)) from error
+
+
+def _unreadable_line(text: bytes | str) -> int:
+    """Gives the line, from 1, of the first scalar that cannot be made into a value."""
+    constructor = yaml.SafeLoader("")
+    stack: list[Any] = [yaml.compose(text, Loader=yaml.SafeLoader)]
+    seen: set[int] = set()
+    while stack:
+        node = stack.pop()
+        if id(node) in seen:
+            continue
+        seen.add(id(node))
+        if isinstance(node, yaml.ScalarNode):
+            try:
+                constructor.construct_object(node)
+            except (yaml.YAMLError, ValueError, LookupError, AttributeError, TypeError):
+                return int(node.start_mark.line) + 1
+        elif isinstance(node, yaml.SequenceNode):
+            stack.extend(reversed(node.value))
+        elif isinstance(node, yaml.MappingNode):
+            stack.extend(part for pair in reversed(node.value) for part in reversed(pair))
+    return 1
 
 
 def _refuse_repeated_keys(node: Any, name: str) -> None:
@@ -184,11 +237,21 @@ def _refuse_repeated_keys(node: Any, name: str) -> None:
 
 def _sentence(error: ValidationError, root: Any, name: str) -> str:
     first = error.errors(include_url=False)[0]
-    path = [part for part in first["loc"] if part not in ("random", "weighted", "round_robin", "time", "[key]")]
+    path = _place(first["loc"]) or list(first.get("ctx", {}).get("path", ()))
     message = first["msg"].removeprefix("Value error, ")
     message = message[:1].lower() + message[1:]
     where = ".".join(str(part) for part in path)
     return f"{name}:{_line(root, path)}: {where}: {message}" if where else f"{name}:{_line(root, path)}: {message}"
+
+
+def _place(location: tuple[int | str, ...]) -> list[int | str]:
+    """Takes out of an error's place what does not stand in the file: the strategy's tag and the mark of a key."""
+    before = (None, *location)
+    return [
+        part
+        for previous, part in zip(before, location, strict=False)
+        if part != "[key]" and not (previous == "strategy" and part in STRATEGIES)
+    ]
 
 
 def _line(node: Any, path: list[int | str]) -> int:
