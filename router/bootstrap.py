@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Final
 
 import structlog
+from google.protobuf.message import DecodeError
 from prometheus_client import CollectorRegistry
 
 from inference import open_inference_pb2
@@ -201,7 +202,11 @@ def _snapshots(config: Config, before: dict[str, Experiment], router: str) -> li
 def _restore(folder: Path, recent: RecentDecisions, rotation: Rotation) -> None:
     """Learns the newest decisions of an earlier process from the journal."""
     for payload in journal.newest(folder, RESTORED_DECISIONS):
-        record = ledger_pb2.JournalRecord.FromString(payload)
+        try:
+            record = ledger_pb2.JournalRecord.FromString(payload)
+        except DecodeError:
+            # Written by another version: the ledger sets it aside; it must not keep this router from starting.
+            continue
         if record.HasField("decision"):
             d = record.decision
             recent.restore(d.tenant, d.decision_id, d.family, d.request_digest, d.prediction)
