@@ -19,7 +19,8 @@ from services.runtime.home import Home
 from services.training.packaging import package
 from services.training.pipeline import train
 
-HISTORY_CALLS = 4000
+HISTORY_CALLS = 20_000
+"""Enough that nearly every tree reaches its full depth (11 510 splits in 200 trees)."""
 SEED = 7
 
 
