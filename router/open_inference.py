@@ -82,10 +82,13 @@ class OpenInference:
         route = self._decider.table.route(request.model_name)
         columns, count = _columns(request, route.family)
         wanted = [output.name for output in request.outputs] or list(_OUTPUTS)
+        if len(set(wanted)) < len(wanted):
+            # A small request must not ask for an answer of any size.
+            raise InvalidArgument("outputs", "outputs must name each output once")
         for name in wanted:
             if name not in _OUTPUTS:
                 raise NotFound("outputs", f"there is no output {name[:64]!r}; there are: {', '.join(_OUTPUTS)}")
-        parameters = {name: value.string_param for name, value in request.parameters.items()}
+        parameters = _parameters(request)
         decision_id = parameters.get("decision_id", "")
         if decision_id and count != 1:
             raise InvalidArgument("parameters[decision_id]", "parameter decision_id goes with exactly one row")
@@ -108,6 +111,18 @@ class OpenInference:
         self._decider.admit(rows)
         answers = await self._predictions.answer_all(rows)
         return _response(request, wanted, answers)
+
+
+def _parameters(request: oip.ModelInferRequest) -> dict[str, str]:
+    """Gives the parameters that are meant for the router; those of other servers are left alone."""
+    found: dict[str, str] = {}
+    for name in ("decision_id", "unit_id", "region"):
+        if name in request.parameters:
+            value = request.parameters[name]
+            if value.WhichOneof("parameter_choice") != "string_param":
+                raise InvalidArgument(f"parameters[{name}]", f"parameter {name} must be a text")
+            found[name] = value.string_param
+    return found
 
 
 _Columns = dict[str, tuple[Number | Category | Flag, list[Any]]]

@@ -13,7 +13,7 @@ from router.journal import Journal
 from router.metrics import RouterMetrics
 from router.recent import RecentDecisions
 from services.runtime.errors import InvalidArgument, NotFound, TurnoutError
-from services.runtime.identifiers import check_decision_id
+from services.runtime.identifiers import check_decision_id, is_id
 from turnout.v1 import ledger_pb2, prediction_pb2
 
 MAX_OUTCOMES: Final = 1000
@@ -86,7 +86,8 @@ class Outcomes:
     async def _families(self, tenant: str, requests: Sequence[prediction_pb2.RecordOutcomeRequest]) -> list[str | None]:
         """Gives each decision's family: "" when nobody knows the decision, None when the ledger cannot be asked."""
         families: list[str | None] = [self._recent.family_of(tenant, request.decision_id) for request in requests]
-        unknown = [index for index, family in enumerate(families) if family is None]
+        # An id that is wrong in itself is refused here; asked for, it would have the ledger refuse the whole list.
+        unknown = [i for i, family in enumerate(families) if family is None and is_id(requests[i].decision_id)]
         if unknown:
             found = await self._find(tenant, [requests[index].decision_id for index in unknown])
             if found is not None:
@@ -99,7 +100,8 @@ class Outcomes:
         if not math.isfinite(request.value):
             raise InvalidArgument("value", "value must be a finite number")
         if not 0 <= request.occurred_at_unix_us <= now_us + _FUTURE_US:
-            raise InvalidArgument("occurred_at_unix_us", "occurred_at_unix_us must not be over 5 minutes ahead")
+            message = "occurred_at_unix_us must not be before 1970 and not over 5 minutes ahead"
+            raise InvalidArgument("occurred_at_unix_us", message)
         if family == "":
             message = f"decision {request.decision_id!r} is not known; check the id, or try again if it is seconds old"
             raise NotFound("decision_id", message)

@@ -43,13 +43,18 @@ def uuid7_source(now_ms: Callable[[], int], random_bits: Callable[[int], int]) -
     return make
 
 
+def is_id(decision_id: str) -> bool:
+    """Tells whether `check_decision_id` takes an id."""
+    return _ID.fullmatch(decision_id) is not None
+
+
 def check_decision_id(decision_id: str) -> None:
     """Refuses an id that is not 1 to 128 characters of [A-Za-z0-9._:-].
 
     Raises:
         InvalidArgument: names decision_id.
     """
-    if _ID.fullmatch(decision_id) is None:
+    if not is_id(decision_id):
         raise InvalidArgument("decision_id", f"decision_id must be 1 to {MAX_ID} characters of [A-Za-z0-9._:-]")
 
 
