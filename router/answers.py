@@ -1,4 +1,4 @@
-"""Fills in answers, and the journal's records of them. Messages are reused: this runs for every row."""
+"""Fills in answers, and the journal's records of them, with as few new messages as can be: it runs for every row."""
 
 from __future__ import annotations
 
@@ -86,19 +86,19 @@ class Assignments:
 
 
 class Records:
-    """Serializes journal records with one message that is filled again and again: half the cost of a new one."""
+    """Serializes the journal records of a group with one message that is filled again and again.
 
-    def __init__(self, router: str) -> None:
+    One message a group, never one for good: a protobuf message keeps the memory of every text that was ever set in it
+    until it is dropped itself.
+    """
+
+    def __init__(self, router: str, family: Family, tenant: str) -> None:
         self._record = ledger_pb2.JournalRecord()
-        self._record.decision.router = router
-
-    def begin(self, family: Family, tenant: str) -> ledger_pb2.Decision:
-        """Gives the message for a group's decisions; what they share is filled in."""
-        decision = self._record.decision
-        decision.family = family.name
-        decision.schema_digest = family.schema.digest
-        decision.tenant = tenant
-        return decision
+        self.decision = self._record.decision
+        self.decision.router = router
+        self.decision.family = family.name
+        self.decision.schema_digest = family.schema.digest
+        self.decision.tenant = tenant
 
     def serialized(self) -> bytes:
         """Gives the record as it is filled now."""

@@ -88,7 +88,6 @@ class Decider:
         self._make_id = make_id
         self._now_unix_ns = now_unix_ns
         self._monotonic_ns = monotonic_ns
-        self._records = Records(router)
         self._assignments = Assignments()
         self._models: dict[str, ModelAnswers] = {}
 
@@ -228,7 +227,8 @@ class Decider:
         if models is None or models.family is not family:
             models = self._models[family.name] = ModelAnswers(family)
         template = model_template(first.assignment, first.variant, reply.version)
-        record = self._records.begin(family, first.tenant)
+        scratch = Records(self._router, family, first.tenant)
+        record = scratch.decision
         now_ns = self._monotonic_ns()
         answers: list[prediction_pb2.PredictResponse] = []
         records: list[bytes] = []
@@ -250,7 +250,7 @@ class Decider:
             record.latency_us = min((now_ns - row.arrived_ns) // 1000, 0xFFFFFFFF)
             record.request_digest = row.digest
             answers.append(answer)
-            records.append(self._records.serialized())
+            records.append(scratch.serialized())
             key = (row.assignment.arm, answer.served_variant, int(answer.fallback))
             counts[key] = counts.get(key, 0) + 1
             self._recent.remember(row.tenant, row.decision_id, family.name)
