@@ -63,12 +63,16 @@ def names(environments: Path = ENVIRONMENTS) -> tuple[str, ...]:
 
 @contextlib.contextmanager
 def running(
-    bento: Path, log: Path, progress: Callable[[str], None], environments: Path = ENVIRONMENTS
+    bento: Path,
+    log: Path,
+    progress: Callable[[str], None],
+    say: Callable[[str], None],
+    environments: Path = ENVIRONMENTS,
 ) -> Iterator[dict[str, Peer]]:
-    """Runs every installed peer on the model file of `bento`; tells of those that are missing."""
+    """Runs every installed peer on the model file of `bento`; `say` hears which are missing."""
     here = installed(environments)
     if missing := [name for name in PEERS if name not in here]:
-        progress(f"not measured beside: {', '.join(missing)} (`make peers` would add them)")
+        say(f"  not measured: {', '.join(missing)} (`make peers` would add them)")
     if not here:
         yield {}
         return

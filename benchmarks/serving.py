@@ -48,12 +48,12 @@ class _Load:
         return (sum(process.cpu_seconds() for process in self.processes) - before) / (calls * self.answers)
 
 
-def measure(progress: Callable[[str], None]) -> Iterator[Figure]:
+def measure(progress: Callable[[str], None], say: Callable[[str], None]) -> Iterator[Figure]:
     """Measures everything; yields the figures in the order of NAMES."""
     with (
         prepared(progress) as (home, tag),
         running(home, tag) as platform,
-        peers.running(home.bento(tag), home.root / "log", progress) as beside,
+        peers.running(home.bento(tag), home.root / "log", progress, say) as beside,
     ):
         progress("measuring CPU and latency against the echo server")
         yield from asyncio.run(_serving(platform, beside, progress))

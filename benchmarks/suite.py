@@ -8,8 +8,12 @@ from benchmarks import peers, serving
 from benchmarks.figures import Figure
 
 
-def run_suite(*, only: str | None = None, progress: Callable[[str], None]) -> Iterator[Figure]:
-    """Measures and yields the figures, or the one called `only`; `progress` hears what is being done.
+def run_suite(
+    *, only: str | None = None, progress: Callable[[str], None], say: Callable[[str], None]
+) -> Iterator[Figure]:
+    """Measures and yields the figures, or the one called `only`.
+
+    `progress` hears what is being done, `say` what a reader should still see afterwards.
 
     Raises:
         LookupError: there is no figure called `only`; the text names them all.
@@ -17,6 +21,6 @@ def run_suite(*, only: str | None = None, progress: Callable[[str], None]) -> It
     names = (*serving.NAMES, *peers.names())
     if only is not None and only not in names:
         raise LookupError(f"there is no figure {only!r}; there are: {', '.join(names)}")
-    for figure in serving.measure(progress):
+    for figure in serving.measure(progress, say):
         if only is None or figure.name == only:
             yield figure

@@ -24,7 +24,7 @@ def bench(
     figures: list[Figure] = []
     with Steps(messages()) as steps, steps.step("measuring") as step:
         try:
-            for figure in run_suite(only=only or None, progress=step.doing):
+            for figure in run_suite(only=only or None, progress=step.doing, say=steps.say):
                 figures.append(figure)
                 steps.say(f"  {figure.name}: {figure.value:.4g} {figure.unit}")
         except LookupError as error:

@@ -17,7 +17,7 @@ def _install(environments: Path, name: str) -> None:
 def test_absent_peers_are_skipped_and_named_in_one_line(tmp_path: Path) -> None:
     """Without environments nothing is started or opened, and one line says what would add the peers."""
     lines: list[str] = []
-    with peers.running(tmp_path / "no-bento", tmp_path / "log", lines.append, tmp_path) as running:
+    with peers.running(tmp_path / "no-bento", tmp_path / "log", lines.append, lines.append, tmp_path) as running:
         assert running == {}
     (line,) = lines
     assert all(name in line for name in (*peers.PEERS, "make peers"))
@@ -35,5 +35,5 @@ def test_a_figure_that_does_not_exist_is_refused_before_anything_is_measured() -
     """The refusal names the figures that there are."""
     heard: list[str] = []
     with pytest.raises(LookupError, match="unary_cpu_ratio"):
-        list(suite.run_suite(only="no_such_figure", progress=heard.append))
+        list(suite.run_suite(only="no_such_figure", progress=heard.append, say=heard.append))
     assert heard == []
