@@ -16,6 +16,7 @@ from services.runtime.errors import InvalidArgument
 from turnout.v1 import model_pb2
 
 MAX_CALL_ROWS: Final = 1000
+MAX_FRAME_CALLS: Final = 10_000
 
 
 class StreamGauge(Protocol):
@@ -118,6 +119,9 @@ class ModelService:
 
     def _accept(self, frame: model_pb2.InferStreamRequest, results: Results) -> None:
         ids, rows, timeouts, tensor = frame.call_ids, frame.rows, frame.timeouts_ms, frame.tensor
+        if len(ids) > MAX_FRAME_CALLS:
+            # A call number is one byte, its failure a hundred: the stream ends instead.
+            raise InvalidArgument("call_ids", f"call_ids must be at most {MAX_FRAME_CALLS} in a frame, not {len(ids)}")
         results.expect(len(ids))
         problem = self._problem(len(ids), len(rows), len(timeouts), sum(rows), len(tensor))
         if problem:
