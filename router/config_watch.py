@@ -38,3 +38,6 @@ async def watch(path: Path, seen: tuple[int, int, int] | None, apply: Apply, ref
         except ConfigError as error:
             refused()
             _log.error("configuration refused; the old one stays", reason=str(error))
+        except Exception as failure:  # noqa: BLE001 - one file that cannot be applied must not end the following
+            refused()
+            _log.error("configuration could not be applied; the old one stays", exc_info=failure)

@@ -6,11 +6,14 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
+from router.config_watch import watch
+from services.runtime.config import Config
 from tests.integration.platform_under_test import Platform, experiment, platform
 from turnout.v1 import prediction_pb2
 
@@ -150,3 +153,25 @@ async def test_the_strategy_may_be_toggled(strategy: str) -> None:
         await flow.until_revision(2)
         p.write(experiments=revision(3, rules=1, model=1))
         await flow.until_revision(3)
+
+
+async def test_a_failure_inside_does_not_end_the_following(tmp_path: Path) -> None:
+    """A file that cannot be applied for a reason that nobody foresaw is refused; the next one is applied."""
+    path = tmp_path / "turnout.yaml"
+    path.write_text("families: {}")
+    tried: list[Path] = []
+    refused, applied = asyncio.Event(), asyncio.Event()
+
+    async def apply(config: Config) -> None:
+        tried.append(config.home)
+        if len(tried) == 1:
+            raise LookupError("nobody foresaw this")
+        applied.set()
+
+    following = asyncio.create_task(watch(path, None, apply, refused.set))
+    async with asyncio.timeout(10):
+        await refused.wait()
+        path.write_text("families: {}\nhome: there")
+        await applied.wait()
+    following.cancel()
+    assert tried[1].name == "there"
