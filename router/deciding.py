@@ -197,6 +197,12 @@ class Decider:
         self._metrics.latency(first.route.family.name, (self._monotonic_ns() - first.arrived_ns) / 1e9)
         return answers
 
+    def abandon(self, rows: Iterable[Prepared]) -> None:
+        """Records the admitted rows whose `answer` was cancelled before it began, so that their ids do not hang."""
+        left = [r for r in rows if r.repeats is None and self._recent.family_of(r.tenant, r.decision_id) is None]
+        for group in groups(left):
+            self._finish(group, Reply(None, Fallback.CANCELLED, ""))
+
     async def _ask(self, group: Sequence[Prepared]) -> Reply:
         first = group[0]
         if first.variant == RULES:

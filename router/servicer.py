@@ -60,11 +60,15 @@ class PredictionService:
     async def answer_all(self, rows: Sequence[Prepared]) -> list[prediction_pb2.PredictResponse]:
         """Answers admitted rows in their order, the groups side by side."""
         parts = groups([row for row in rows if row.repeats is None])
-        answered = (
-            await asyncio.gather(*map(self._decider.answer, parts))
-            if len(parts) > 1
-            else ([await self._decider.answer(parts[0])] if parts else [])
-        )
+        try:
+            answered = (
+                await asyncio.gather(*map(self._decider.answer, parts))
+                if len(parts) > 1
+                else ([await self._decider.answer(parts[0])] if parts else [])
+            )
+        except asyncio.CancelledError:
+            self._decider.abandon(rows)
+            raise
         by_row = {
             id(row): answer
             for part, answers in zip(parts, answered, strict=True)
@@ -198,6 +202,10 @@ class PredictionService:
             gathered.setdefault((row.route.family.name, row.variant, alone), []).append((call_id, row))
         return list(gathered.values()), refused
 
+    def abandon(self, group: Sequence[tuple[int, Prepared]]) -> None:
+        """Records the calls of a group that were taken and then cancelled."""
+        self._decider.abandon([row for _, row in group])
+
     async def answer_group(self, group: Sequence[tuple[int, Prepared]]) -> list[prediction_pb2.PredictResult]:
         """Answers a group that `take_frame` gave."""
         rows = [row for _, row in group]
@@ -231,12 +239,13 @@ class _Stream:
                     self._wake.set()
                 for part in parts:
                     self._under_way += len(part)
-                    self._start(self._answer(part))
+                    self._start(self._answer(part), part)
         finally:
             self._wake.set()
 
-    def _start(self, work: Coroutine[Any, Any, None]) -> None:
+    def _start(self, work: Coroutine[Any, Any, None], part: list[tuple[int, Prepared]]) -> None:
         task = asyncio.create_task(work)
+        task.add_done_callback(lambda ended: self._service.abandon(part) if ended.cancelled() else None)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 

@@ -1,9 +1,10 @@
 """One multiplexed stream to one model server: all calls of a variant travel on it, several in a frame when they meet.
 
 A unary gRPC call costs four times the CPU of a stream message, so the link keeps one bidirectional stream open and
-sends whatever is waiting in one frame. On an idle stream a call goes out at once; while a frame is unanswered the next
-calls gather, for 2 ms at most, so that frames fill up by themselves under load (RFC 896 does so for bytes). A failure
-is a result here, not an exception: the caller's answer then comes from the rules.
+sends whatever is waiting in one frame. On an idle stream a call goes out at once; while a frame is unanswered, or when
+calls come at over 1 500 a second, the next ones gather for 2 ms at most, so that frames fill up under load (RFC 896
+does so for bytes, network cards for interrupts). A failure is a result here, not an exception: the caller's answer then
+comes from the rules.
 """
 
 from __future__ import annotations
@@ -46,7 +47,10 @@ _MAX_FRAME_CALLS: Final = 256
 SWEEP_SECONDS: Final = 0.005
 """How late a call's time-out may be noticed; a tenth of what is kept back for the rules."""
 HOLD_SECONDS: Final = 0.002
-"""How long calls may wait for the answer to the frame before them, so that they share the next one."""
+"""How long calls may wait after the frame before them, so that they share the next one."""
+BUSY_CALLS_PER_SECOND: Final = 1500.0
+"""From this rate on frames keep that distance even when nothing is unanswered: at least three calls share one then."""
+RATE_SECONDS: Final = 0.02
 _CONNECT_SECONDS: Final = 2.0
 _FIRST_PAUSE_SECONDS: Final = 0.05
 _LONGEST_PAUSE_SECONDS: Final = 1.0
@@ -106,6 +110,9 @@ class Link:
         self._unanswered = False
         """Whether a frame is out and nothing has come back since."""
         self._hold: asyncio.TimerHandle | None = None
+        self._sent_at = 0.0
+        self._rate = 0.0
+        """Calls a second, lately."""
         self._next_id = 0
 
     @property
@@ -123,20 +130,24 @@ class Link:
             future.set_result(Failure.OVERLOADED)
             return future
         call_id = self._next_id = self._next_id + 1
-        self._under_way[call_id] = (future, self._loop.time() + seconds)
+        now = self._loop.time()
+        self._under_way[call_id] = (future, now + seconds)
         if not self._sweeping:
             self._sweeping = True
             self._loop.call_later(SWEEP_SECONDS, self._sweep)
         self._waiting.append((call_id, rows, int(seconds * 1000) or 1, packed))
-        if not self._unanswered:
-            self._wake_writer()
-        elif self._hold is None:
-            self._hold = self._loop.call_later(HOLD_SECONDS, self._release)
+        if self._hold is None:
+            since = now - self._sent_at
+            if not self._unanswered and (self._rate < BUSY_CALLS_PER_SECOND or since >= HOLD_SECONDS):
+                self._wake_writer()
+            else:
+                self._hold = self._loop.call_later(max(HOLD_SECONDS - since, 0.0), self._release)
         return future
 
     def _wake_writer(self) -> None:
         if self._wake is not None:
-            self._wake.set_result(None)
+            if not self._wake.done():
+                self._wake.set_result(None)
             self._wake = None
 
     def _release(self) -> None:
@@ -209,6 +220,8 @@ class Link:
         self.served = served
         _log.info("link open", address=self.address, version=served.version)
         writer = asyncio.create_task(self._write(call))
+        # Whatever ends the writer ends the stream: half a link would only let calls time out.
+        writer.add_done_callback(lambda _: call.cancel())
         try:
             async for frame in call:
                 self._receive(frame, served.outputs * 4)
@@ -226,7 +239,7 @@ class Link:
                 if not self._waiting or self._unanswered:
                     self._wake = self._loop.create_future()
                     await self._wake
-                self._unanswered = True
+                self._note_sending()
                 batch, self._waiting = self._waiting[:_MAX_FRAME_CALLS], self._waiting[_MAX_FRAME_CALLS:]
                 ids, rows, timeouts, packed = zip(*batch, strict=True)
                 frame = model_pb2.InferStreamRequest(
@@ -240,8 +253,18 @@ class Link:
             # The stream ended; the reader sees why and starts over.
             return
 
+    def _note_sending(self) -> None:
+        now = self._loop.time()
+        gap = max(now - self._sent_at, 1e-6)
+        # A mean over the last 20 ms or so; a longer pause forgets all before it.
+        self._rate += min(1.0, gap / RATE_SECONDS) * (len(self._waiting) / gap - self._rate)
+        self._sent_at = now
+        self._unanswered = True
+
     def _receive(self, frame: model_pb2.InferStreamResponse, row_bytes: int) -> None:
-        self._release()
+        self._unanswered = False
+        if self._rate < BUSY_CALLS_PER_SECOND:
+            self._release()
         tensor = frame.tensor
         offset = 0
         for call_id, rows in zip(frame.call_ids, frame.rows, strict=True):
