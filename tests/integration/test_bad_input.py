@@ -10,6 +10,7 @@ import re
 import time
 from collections.abc import AsyncIterator, Awaitable
 from typing import Any
+from unittest.mock import Mock
 
 import grpc
 import pytest
@@ -21,10 +22,11 @@ from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry
 
 from inference import open_inference_pb2 as oip
+from router.servicer import PredictionService
 from services.hub.bootstrap import running as hub_running
 from services.runtime.errors import DeadlineExceeded
 from tests.integration.message_strategies import messages
-from tests.integration.platform_under_test import PREDICTIONS, ROW, Caller, Platform, platform
+from tests.integration.platform_under_test import PREDICTIONS, ROW, Caller, Platform, experiment, platform
 from turnout.v1 import prediction_pb2 as pb
 
 Code = grpc.StatusCode
@@ -239,6 +241,24 @@ async def test_a_repeat_waits_for_the_first_call_that_is_under_way(p: Platform) 
     answer = await second
     (decision,) = p.decisions()
     assert decision.prediction == answer
+
+
+async def test_a_batch_cancelled_in_the_very_turn_in_which_it_was_taken_is_recorded() -> None:
+    """Its work never began; its decisions stand in the journal all the same, and their ids answer."""
+    async with platform(experiments={"dispatch": experiment(rules=50, model=50)}) as p:
+        decider = p.router.decider
+        service = PredictionService(decider, Mock(), metrics=decider._metrics, stopping=asyncio.Event())
+        route, ids = decider.table.route("dispatch"), [f"d{i}" for i in range(8)]
+        fields: dict[str, Any] = {"tenant": "default", "unit_id": "", "region": "", "numbers": ROW, "time_left": 1.0}
+        rows = [decider.prepare(route, decision_id=i, categories={}, flags={}, **fields) for i in ids]
+        decider.admit(rows)
+        work = asyncio.create_task(service.answer_all(rows))
+        await asyncio.sleep(0)
+        work.cancel()
+        await asyncio.wait([work])
+        assert sorted(d.decision_id for d in p.decisions()) == ids
+        for decision in p.decisions():
+            assert await p.call.predict(decision_id=decision.decision_id) == decision.prediction
 
 
 async def test_stream_frames_may_be_wrong(p: Platform) -> None:
