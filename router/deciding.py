@@ -192,8 +192,11 @@ class Decider:
             raise
         answers = self._finish(group, reply)
         if self._wait_for_commit and await self._journal.committed():
-            for answer in answers:
+            for row, answer in zip(group, answers, strict=True):
                 answer.durability = prediction_pb2.DURABILITY_DURABLE
+                if row.digest:
+                    # A repeated call hears the very same.
+                    self._recent.settle(row.tenant, row.decision_id, answer)
         self._metrics.latency(first.route.family.name, (self._monotonic_ns() - first.arrived_ns) / 1e9)
         return answers
 
