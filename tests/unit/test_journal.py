@@ -91,7 +91,7 @@ async def test_a_full_disk_holds_frames_and_heals(tmp_path: Path, monkeypatch: p
     assert not await journal.committed()
     full = False
     async with asyncio.timeout(10):
-        while not await journal.committed():  # noqa: ASYNC110 - the condition is the disk
+        while not await journal.committed():
             await asyncio.sleep(0.01)
     assert journal.append([b"three"])
     assert await journal.committed()
