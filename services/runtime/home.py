@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import os
+import stat
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,12 +45,21 @@ class Home:
         return self.root / "ledger.sqlite"
 
     def socket(self, name: str) -> str:
-        """gRPC address of a local unix socket; falls back to a private temporary folder where the path is too long."""
+        """gRPC address of a local unix socket; falls back to a private temporary folder where the path is too long.
+
+        Raises:
+            OSError: the folder belongs to somebody else, or others may write into it: they could answer in our place.
+        """
         path = self.root / "run" / f"{name}.sock"
         if len(str(path)) > _MAX_SOCKET_PATH:
             key = hashlib.sha256(str(self.root).encode()).hexdigest()[:12]
             path = Path(tempfile.gettempdir()) / f"turnout-{key}" / f"{name}.sock"
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        found = path.parent.lstat()
+        if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o022:
+            raise OSError(
+                f"{path.parent} must be a folder of your own that only you can write: remove it and start again"
+            )
         return f"unix:{path}"
 
     def variant_socket(self, family: str, variant: str) -> str:
