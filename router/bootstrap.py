@@ -31,6 +31,7 @@ from router.shipping import Shipper
 from router.tables import TableBuilder
 from services.runtime.config import Config, read_config
 from services.runtime.experiment import Experiment
+from services.runtime.followed_file import fingerprint
 from services.runtime.grpc_binding import Admission, bind
 from services.runtime.home import Home
 from services.runtime.identifiers import uuid7_source
@@ -69,7 +70,7 @@ async def running(
         ConfigError: the file is wrong.
         OSError: the address or the journal's folder cannot be had.
     """
-    seen = config_watch.fingerprint(config_path)
+    seen = fingerprint(config_path)
     config = read_config(config_path)
     loop = asyncio.get_running_loop()
     async with contextlib.AsyncExitStack() as stack:

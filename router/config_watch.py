@@ -10,22 +10,14 @@ from typing import Final
 import structlog
 
 from services.runtime.config import Config, ConfigError, read_config
+from services.runtime.followed_file import Fingerprint, fingerprint
 
 _log = structlog.get_logger(__name__)
 POLL_SECONDS: Final = 0.1
 Apply = Callable[[Config], Awaitable[None]]
 
 
-def fingerprint(path: Path) -> tuple[int, int, int] | None:
-    """Gives what changes when a file is edited or replaced (also through a symbolic link); None when it is gone."""
-    try:
-        found = path.stat()
-    except OSError:
-        return None
-    return found.st_mtime_ns, found.st_size, found.st_ino
-
-
-async def watch(path: Path, seen: tuple[int, int, int] | None, apply: Apply, refused: Callable[[], None]) -> None:
+async def watch(path: Path, seen: Fingerprint | None, apply: Apply, refused: Callable[[], None]) -> None:
     """Applies every change of the file until cancelled. `seen` is the fingerprint of what is applied already."""
     while True:
         await asyncio.sleep(POLL_SECONDS)

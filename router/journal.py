@@ -74,8 +74,6 @@ class Journal:
         self._held_bytes = 0
         self.lost = 0
         """Frames that neither the disk nor the bounded memory could take."""
-        self.appended = 0
-        """Frames appended since the start."""
         # Shared with the committing thread: what needs stable storage, and who waits for it.
         self._dirty = threading.Event()
         self._marked = False
@@ -93,7 +91,6 @@ class Journal:
     def append(self, payloads: Sequence[bytes]) -> bool:
         """Hands payloads to the operating system in one write; False when the disk refused and they are held."""
         data = frame(payloads[0]) if len(payloads) == 1 else b"".join(map(frame, payloads))
-        self.appended += len(payloads)
         if self._held:
             self._hold(data, len(payloads))
             return False

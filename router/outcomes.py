@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import math
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Final
@@ -112,8 +111,3 @@ class Outcomes:
         target = route.family.target
         if target.kind is TargetKind.BINARY and request.value not in (0.0, 1.0):
             raise InvalidArgument("value", f"value must be 0 or 1 for the binary target {target.name!r}")
-
-
-async def nobody(_: str, __: Sequence[str]) -> None:
-    """The FindFamilies of a router without a hub."""
-    await asyncio.sleep(0)

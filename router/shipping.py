@@ -37,8 +37,6 @@ class Shipper:
         self._journal = journal
         self._ship = ship
         self._segment, self._offset = _read_position(journal.folder)
-        self.shipped = 0
-        """Records that the ledger confirmed since the start."""
         self.behind = False
         """Whether the last attempt failed."""
 
@@ -67,7 +65,6 @@ class Shipper:
         if not batch:
             return self._advance()
         await self._ship(batch)
-        self.shipped += len(batch)
         self._offset = end
         self._save()
         return True

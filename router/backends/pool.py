@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 from collections.abc import Callable, Sequence
 
-from router.backends.link import Expectation, Failure, Link
+from router.backends.link import Expectation, Link
 
 
 class Pool:
@@ -39,6 +39,3 @@ class Pool:
         for task in self._tasks:
             with contextlib.suppress(asyncio.CancelledError):
                 await task
-
-
-__all__ = ["Failure", "Link", "Pool"]

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import io
-import os
-import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -16,6 +13,7 @@ from ruamel.yaml.error import YAMLError
 
 from services.runtime.config import Config, ConfigError, parse_config
 from services.runtime.errors import AlreadyExists, FailedPrecondition
+from services.runtime.followed_file import fingerprint, folder_locked, replace_file
 
 RULES_WEIGHT: Final = 10.0
 _HEAD: Final = """\
@@ -83,7 +81,7 @@ def write_first(path: Path, text: str) -> None:
     with _locked(path.parent):
         if path.exists():
             raise AlreadyExists("config", f"{path} exists already; `--use` puts the new tags into it")
-        _replace(path, text)
+        replace_file(path, text)
 
 
 def use_tags(path: Path, family: str, tags: Mapping[str, str]) -> Config:
@@ -95,15 +93,18 @@ def use_tags(path: Path, family: str, tags: Mapping[str, str]) -> Config:
     """
     path = path.resolve()
     with _locked(path.parent):
-        before = path.stat()
+        before = fingerprint(path)
         text = path.read_text(encoding="utf-8")
         parse_config(text, path.name)
         new = _with_tags(text, path.name, family, tags)
         config = parse_config(new, path.name)
-        now = path.stat()
-        if (now.st_mtime_ns, now.st_size, now.st_ino) != (before.st_mtime_ns, before.st_size, before.st_ino):
-            raise FailedPrecondition("config", f"{path.name} was edited at the same moment: look at it and try again")
-        _replace(path, new)
+
+        def unless_edited() -> None:
+            if fingerprint(path) != before:
+                message = f"{path.name} was edited at the same moment: look at it and try again"
+                raise FailedPrecondition("config", message)
+
+        replace_file(path, new, unless=unless_edited)
     return config
 
 
@@ -133,30 +134,12 @@ def _with_tags(text: str, name: str, family: str, tags: Mapping[str, str]) -> st
 @contextlib.contextmanager
 def _locked(folder: Path) -> Iterator[None]:
     """Keeps the hub, which changes the file the same way, out meanwhile."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
+    with contextlib.ExitStack() as stack:
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            stack.enter_context(folder_locked(folder, keep_waiting=lambda: False))
         except BlockingIOError as error:
             raise FailedPrecondition("config", "another program is changing the file; try again") from error
         yield
-    finally:
-        os.close(descriptor)
-
-
-def _replace(path: Path, text: str) -> None:
-    mode = path.stat().st_mode & 0o7777 if path.exists() else 0o644
-    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with open(descriptor, "w", encoding="utf-8") as file:  # noqa: PTH123 - a descriptor, no path
-            file.write(text)
-            file.flush()
-            os.fchmod(file.fileno(), mode)
-            os.fsync(file.fileno())
-        Path(name).replace(path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
 
 
 def _quoted(text: str) -> str:

@@ -9,11 +9,11 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Final
 
-from router.config_watch import fingerprint
 from services.cli.child import Change, Child, State
 from services.cli.process import Program, StartFailed, python_program
 from services.runtime.config import Config, ConfigError, read_config
 from services.runtime.errors import FailedPrecondition
+from services.runtime.followed_file import fingerprint
 from services.runtime.home import Home
 
 POLL_SECONDS: Final = 0.2

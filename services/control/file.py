@@ -7,9 +7,7 @@ replaces the old one; and a hand edit that happens meanwhile is noticed rather t
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -20,10 +18,10 @@ from services.control.rewriting import rewrite
 from services.runtime.config import MAX_BYTES, Config, ConfigError, parse_config
 from services.runtime.errors import Aborted, FailedPrecondition, NotFound, Unavailable
 from services.runtime.experiment import Experiment
+from services.runtime.followed_file import Fingerprint, fingerprint_of, folder_locked, replace_file
 
 LOCK_SECONDS: Final = 2.0
 _LOCK_PAUSE_SECONDS: Final = 0.01
-_Version = tuple[int, int, int]
 Based = Callable[[Experiment], None]
 """Refuses, by raising, an experiment on which a change may not be based."""
 
@@ -84,10 +82,10 @@ class ExperimentFile:
             self._replace(path, _checked(rewrite(text, family, before, after), wanted, path.name), version)
         return before, after
 
-    def _read(self) -> tuple[str, Config, _Version]:
+    def _read(self) -> tuple[str, Config, Fingerprint]:
         try:
             with self._path.open("rb") as file:
-                version = _version(os.fstat(file.fileno()))
+                version = fingerprint_of(os.fstat(file.fileno()))
                 text = file.read(MAX_BYTES + 1)
         except OSError as error:
             raise FailedPrecondition("", f"{self._path.name} cannot be read: {error.strerror}") from error
@@ -100,49 +98,32 @@ class ExperimentFile:
         except ConfigError as error:
             raise FailedPrecondition("", f"correct the file first: {error}") from error
 
-    def _replace(self, path: Path, text: str, version: _Version) -> None:
-        """Puts the new text in the file's place in one step, on stable storage."""
-        scratch: Path | None = None
-        try:
-            mode = path.stat().st_mode & 0o7777
-            descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-            scratch = Path(name)
-            with open(descriptor, "w", encoding="utf-8", newline="") as file:  # noqa: PTH123 - a descriptor, no path
-                file.write(text)
-                file.flush()
-                os.fchmod(file.fileno(), mode)
-                os.fsync(file.fileno())
-            if _version(path.stat()) != version:
+    def _replace(self, path: Path, text: str, version: Fingerprint) -> None:
+        def unless_edited() -> None:
+            if fingerprint_of(path.stat()) != version:
                 raise Aborted("base_revision", f"{path.name} was edited at the same moment: look at it and try again")
-            scratch.replace(path)
-            scratch = None
-            _sync_folder(path.parent)
+
+        try:
+            replace_file(path, text, unless=unless_edited)
         except OSError as error:
             raise FailedPrecondition("", f"{path.name} cannot be written: {error.strerror}") from error
-        finally:
-            if scratch is not None:
-                scratch.unlink(missing_ok=True)
 
     @contextlib.contextmanager
     def _locked(self, folder: Path) -> Iterator[None]:
-        """Keeps other programs that change the file this way out; the system lifts the lock if this process dies."""
-        try:
-            descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        except OSError as error:
-            raise FailedPrecondition("", f"{folder.name} cannot be opened: {error.strerror}") from error
-        try:
-            end = self._clock() + LOCK_SECONDS
-            while True:
-                try:
-                    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    break
-                except BlockingIOError as error:
-                    if self._clock() >= end:
-                        raise Unavailable("", "another program is changing the file; try again") from error
-                    self._pause(_LOCK_PAUSE_SECONDS)
+        end = self._clock() + LOCK_SECONDS
+
+        def keep_waiting() -> bool:
+            self._pause(_LOCK_PAUSE_SECONDS)
+            return self._clock() < end
+
+        with contextlib.ExitStack() as stack:
+            try:
+                stack.enter_context(folder_locked(folder, keep_waiting=keep_waiting))
+            except BlockingIOError as error:
+                raise Unavailable("", "another program is changing the file; try again") from error
+            except OSError as error:
+                raise FailedPrecondition("", f"{folder.name} cannot be opened: {error.strerror}") from error
             yield
-        finally:
-            os.close(descriptor)
 
 
 def _checked(text: str, wanted: Config, name: str) -> str:
@@ -156,15 +137,3 @@ def _checked(text: str, wanted: Config, name: str) -> str:
             "family", f"{name} shares this experiment's settings with others by a YAML anchor: change it by hand"
         )
     return text
-
-
-def _version(stat: os.stat_result) -> _Version:
-    return stat.st_ino, stat.st_mtime_ns, stat.st_size
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

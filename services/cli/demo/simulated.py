@@ -46,7 +46,6 @@ class SimulatedTraffic:
     """
 
     def __init__(self, city: City, seed: int) -> None:
-        self.incidents = 0
         self._simulation = simulate(city, seed, _CALLS)
         self._pace = Pace(RATE)
         self._open: dict[str, str] = {}
@@ -77,7 +76,6 @@ class SimulatedTraffic:
         index = units.index(chosen.unit_id)
         self._simulation.dispatch(index)
         self._open[incident.decision_id(index)] = chosen.decision_id
-        self.incidents += 1
 
     async def _report(self, service: DispatchService, outcome: OutcomeKnown) -> None:
         decision = self._open.pop(outcome.decision_id, None)
