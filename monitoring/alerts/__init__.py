@@ -1,0 +1,1 @@
+"""Alerts: raised, deduplicated, escalated, silenced, resolved, and handed to those who want to know."""

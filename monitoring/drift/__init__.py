@@ -1,0 +1,1 @@
+"""Drift of inputs, predictions and outcomes: detectors and sketches, pure."""
