@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from typing import Final
 
 from benchmarks import peers, serving
-from benchmarks.figures import Figure
+from benchmarks.figures import Figure, Topic
+
+TOPICS: Final[tuple[Topic, ...]] = (Topic((*serving.NAMES, *peers.names()), serving.measure),)
 
 
 def run_suite(
@@ -18,9 +21,12 @@ def run_suite(
     Raises:
         LookupError: there is no figure called `only`; the text names them all.
     """
-    names = (*serving.NAMES, *peers.names())
+    names = [name for topic in TOPICS for name in topic.names]
     if only is not None and only not in names:
         raise LookupError(f"there is no figure {only!r}; there are: {', '.join(names)}")
-    for figure in serving.measure(progress, say):
-        if only is None or figure.name == only:
-            yield figure
+    for topic in TOPICS:
+        if only is not None and only not in topic.names:
+            continue
+        for figure in topic.measure(progress, say):
+            if only is None or figure.name == only:
+                yield figure

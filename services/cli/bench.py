@@ -43,6 +43,5 @@ def _table(figures: list[Figure]) -> Any:
     for name in ("unit", "goal", "holds"):
         table.add_column(name)
     for figure in figures:
-        goal = "" if figure.goal is None else f"≤ {figure.goal:g}"
-        table.add_row(figure.name, f"{figure.value:.4g}", figure.unit, goal, "yes" if figure.holds else "NO")
+        table.add_row(figure.name, f"{figure.value:.4g}", figure.unit, figure.goal_text or "", "yes" if figure.holds else "NO")
     return table
