@@ -43,5 +43,7 @@ def _table(figures: list[Figure]) -> Any:
     for name in ("unit", "goal", "holds"):
         table.add_column(name)
     for figure in figures:
-        table.add_row(figure.name, f"{figure.value:.4g}", figure.unit, figure.goal_text or "", "yes" if figure.holds else "NO")
+        table.add_row(
+            figure.name, f"{figure.value:.4g}", figure.unit, figure.goal_text or "", "yes" if figure.holds else "NO"
+        )
     return table
