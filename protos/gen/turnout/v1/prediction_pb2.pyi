@@ -35,6 +35,12 @@ class _AssignmentReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Assi
     """Arm of the switchback block."""
     ASSIGNMENT_REASON_PAUSED: _AssignmentReason.ValueType  # 4
     """The experiment is paused: everything goes to the champion."""
+    ASSIGNMENT_REASON_OVERRIDE: _AssignmentReason.ValueType  # 5
+    """The experiment names the arm of this unit; left out of analysis."""
+    ASSIGNMENT_REASON_HOLD_OUT: _AssignmentReason.ValueType  # 6
+    """The unit is held out of the experiment: it goes to the champion and is compared with all arms together."""
+    ASSIGNMENT_REASON_CONCLUDED: _AssignmentReason.ValueType  # 7
+    """The experiment is over: everything goes to the winner."""
 
 class AssignmentReason(_AssignmentReason, metaclass=_AssignmentReasonEnumTypeWrapper):
     """Why an arm was chosen."""
@@ -49,6 +55,12 @@ ASSIGNMENT_REASON_BLOCK: AssignmentReason.ValueType  # 3
 """Arm of the switchback block."""
 ASSIGNMENT_REASON_PAUSED: AssignmentReason.ValueType  # 4
 """The experiment is paused: everything goes to the champion."""
+ASSIGNMENT_REASON_OVERRIDE: AssignmentReason.ValueType  # 5
+"""The experiment names the arm of this unit; left out of analysis."""
+ASSIGNMENT_REASON_HOLD_OUT: AssignmentReason.ValueType  # 6
+"""The unit is held out of the experiment: it goes to the champion and is compared with all arms together."""
+ASSIGNMENT_REASON_CONCLUDED: AssignmentReason.ValueType  # 7
+"""The experiment is over: everything goes to the winner."""
 Global___AssignmentReason: _TypeAlias = AssignmentReason  # noqa: Y015
 
 class _FallbackReason:
@@ -77,6 +89,18 @@ class _FallbackReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Fallba
     """The router itself was away and the client answered with its own copy of the rules."""
     FALLBACK_REASON_CANCELLED: _FallbackReason.ValueType  # 9
     """The caller cancelled before the arm answered; the decision is recorded all the same."""
+    FALLBACK_REASON_LOW_CONFIDENCE: _FallbackReason.ValueType  # 10
+    """The answer's confidence is under the policy's minimum."""
+    FALLBACK_REASON_OUT_OF_DISTRIBUTION: _FallbackReason.ValueType  # 11
+    """The row lies outside of what the variant was trained on, and the policy asks for the rules then."""
+    FALLBACK_REASON_BREAKER_OPEN: _FallbackReason.ValueType  # 12
+    """The variant's breaker is open after failures."""
+    FALLBACK_REASON_CONCURRENCY: _FallbackReason.ValueType  # 13
+    """The variant's adaptive limit of calls under way was reached."""
+    FALLBACK_REASON_ALERT: _FallbackReason.ValueType  # 14
+    """A critical alert stands on the variant, and the policy asks for the rules then."""
+    FALLBACK_REASON_COLD_START: _FallbackReason.ValueType  # 15
+    """The variant is scaled to zero and waking up."""
 
 class FallbackReason(_FallbackReason, metaclass=_FallbackReasonEnumTypeWrapper):
     """Why the rules answered instead of the assigned arm."""
@@ -101,6 +125,18 @@ FALLBACK_REASON_ROUTER_AWAY: FallbackReason.ValueType  # 8
 """The router itself was away and the client answered with its own copy of the rules."""
 FALLBACK_REASON_CANCELLED: FallbackReason.ValueType  # 9
 """The caller cancelled before the arm answered; the decision is recorded all the same."""
+FALLBACK_REASON_LOW_CONFIDENCE: FallbackReason.ValueType  # 10
+"""The answer's confidence is under the policy's minimum."""
+FALLBACK_REASON_OUT_OF_DISTRIBUTION: FallbackReason.ValueType  # 11
+"""The row lies outside of what the variant was trained on, and the policy asks for the rules then."""
+FALLBACK_REASON_BREAKER_OPEN: FallbackReason.ValueType  # 12
+"""The variant's breaker is open after failures."""
+FALLBACK_REASON_CONCURRENCY: FallbackReason.ValueType  # 13
+"""The variant's adaptive limit of calls under way was reached."""
+FALLBACK_REASON_ALERT: FallbackReason.ValueType  # 14
+"""A critical alert stands on the variant, and the policy asks for the rules then."""
+FALLBACK_REASON_COLD_START: FallbackReason.ValueType  # 15
+"""The variant is scaled to zero and waking up."""
 Global___FallbackReason: _TypeAlias = FallbackReason  # noqa: Y015
 
 class _Durability:
@@ -193,6 +229,26 @@ class PredictRequest(_message.Message):
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 
+    @_typing.final
+    class AttributesEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     FAMILY_FIELD_NUMBER: _builtins.int
     DECISION_ID_FIELD_NUMBER: _builtins.int
     UNIT_ID_FIELD_NUMBER: _builtins.int
@@ -200,6 +256,7 @@ class PredictRequest(_message.Message):
     NUMBERS_FIELD_NUMBER: _builtins.int
     CATEGORIES_FIELD_NUMBER: _builtins.int
     FLAGS_FIELD_NUMBER: _builtins.int
+    ATTRIBUTES_FIELD_NUMBER: _builtins.int
     family: _builtins.str
     """Prediction problem, for example "dispatch"."""
     decision_id: _builtins.str
@@ -226,6 +283,12 @@ class PredictRequest(_message.Message):
     def flags(self) -> _containers.ScalarMap[_builtins.str, _builtins.bool]:
         """Boolean features by name."""
 
+    @_builtins.property
+    def attributes(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """What targeting rules may look at beside tenant and features (for example channel or app version): at most 32
+        entries of 64 characters and 1 KiB. They stand before entries of the same name in the call's own metadata.
+        """
+
     def __init__(
         self,
         *,
@@ -236,10 +299,11 @@ class PredictRequest(_message.Message):
         numbers: _abc.Mapping[_builtins.str, _builtins.float] | None = ...,
         categories: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         flags: _abc.Mapping[_builtins.str, _builtins.bool] | None = ...,
+        attributes: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["categories", b"categories", "decision_id", b"decision_id", "family", b"family", "flags", b"flags", "numbers", b"numbers", "region", b"region", "unit_id", b"unit_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attributes", b"attributes", "categories", b"categories", "decision_id", b"decision_id", "family", b"family", "flags", b"flags", "numbers", b"numbers", "region", b"region", "unit_id", b"unit_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -261,6 +325,7 @@ class PredictResponse(_message.Message):
     FALLBACK_FIELD_NUMBER: _builtins.int
     DURABILITY_FIELD_NUMBER: _builtins.int
     REASONS_FIELD_NUMBER: _builtins.int
+    ATTEMPTS_FIELD_NUMBER: _builtins.int
     decision_id: _builtins.str
     """The decision's id: the caller's, or a UUIDv7."""
     value: _builtins.float
@@ -287,6 +352,12 @@ class PredictResponse(_message.Message):
     def reasons(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Reasons of the rules, most important first; empty when a model answered."""
 
+    @_builtins.property
+    def attempts(self) -> _containers.RepeatedCompositeFieldContainer[Global___Attempt]:
+        """What was asked on the way to the answer, in order; empty when the assigned arm answered at the first attempt and
+        when nothing was asked.
+        """
+
     def __init__(
         self,
         *,
@@ -300,18 +371,57 @@ class PredictResponse(_message.Message):
         fallback: Global___FallbackReason.ValueType = ...,
         durability: Global___Durability.ValueType = ...,
         reasons: _abc.Iterable[_builtins.str] | None = ...,
+        attempts: _abc.Iterable[Global___Attempt] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["assignment", b"assignment"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["assignment", b"assignment", "confidence", b"confidence", "decision_id", b"decision_id", "durability", b"durability", "fallback", b"fallback", "level", b"level", "model_version", b"model_version", "reasons", b"reasons", "served_variant", b"served_variant", "value", b"value"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["assignment", b"assignment", "attempts", b"attempts", "confidence", b"confidence", "decision_id", b"decision_id", "durability", b"durability", "fallback", b"fallback", "level", b"level", "model_version", b"model_version", "reasons", b"reasons", "served_variant", b"served_variant", "value", b"value"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___PredictResponse: _TypeAlias = PredictResponse  # noqa: Y015
 
 @_typing.final
+class Attempt(_message.Message):
+    """One request to a variant on the way to an answer."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VARIANT_FIELD_NUMBER: _builtins.int
+    FAILURE_FIELD_NUMBER: _builtins.int
+    BEGAN_AFTER_US_FIELD_NUMBER: _builtins.int
+    DURATION_US_FIELD_NUMBER: _builtins.int
+    HEDGE_FIELD_NUMBER: _builtins.int
+    variant: _builtins.str
+    """Variant that was asked."""
+    failure: Global___FallbackReason.ValueType
+    """Why it did not give the answer; UNSPECIFIED for the attempt that did."""
+    began_after_us: _builtins.int
+    """From the call's arrival to the beginning of the attempt, in microseconds."""
+    duration_us: _builtins.int
+    """How long the attempt took, in microseconds."""
+    hedge: _builtins.bool
+    """Whether it was a hedge: a second copy, sent while the first was still unanswered."""
+    def __init__(
+        self,
+        *,
+        variant: _builtins.str = ...,
+        failure: Global___FallbackReason.ValueType = ...,
+        began_after_us: _builtins.int = ...,
+        duration_us: _builtins.int = ...,
+        hedge: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["began_after_us", b"began_after_us", "duration_us", b"duration_us", "failure", b"failure", "hedge", b"hedge", "variant", b"variant"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Attempt: _TypeAlias = Attempt  # noqa: Y015
+
+@_typing.final
 class Assignment(_message.Message):
-    """An arm chosen for a unit, and how. Enough, with the experiment's snapshot, to choose it again."""
+    """An arm chosen for a unit, and how. Enough, with the snapshot of the family's experiments, to choose it again."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -322,6 +432,7 @@ class Assignment(_message.Message):
     SNAPSHOT_DIGEST_FIELD_NUMBER: _builtins.int
     SEQUENCE_FIELD_NUMBER: _builtins.int
     BURN_IN_FIELD_NUMBER: _builtins.int
+    EXPERIMENT_FIELD_NUMBER: _builtins.int
     arm: _builtins.str
     """Arm's name; empty when the family has no experiment."""
     propensity: _builtins.float
@@ -331,11 +442,13 @@ class Assignment(_message.Message):
     revision: _builtins.int
     """Revision of the experiment."""
     snapshot_digest: _builtins.int
-    """First 8 bytes, big-endian, of the SHA-256 of the experiment's canonical form."""
+    """First 8 bytes, big-endian, of the SHA-256 of the canonical form of all of the family's experiments."""
     sequence: _builtins.int
     """Round-robin only: position in this router's rotation, from 0."""
     burn_in: _builtins.bool
     """Time only: the block is still in its burn-in and is left out of analysis."""
+    experiment: _builtins.str
+    """Experiment's name; empty when none of the family's experiments took the decision."""
     def __init__(
         self,
         *,
@@ -346,10 +459,11 @@ class Assignment(_message.Message):
         snapshot_digest: _builtins.int = ...,
         sequence: _builtins.int = ...,
         burn_in: _builtins.bool = ...,
+        experiment: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["arm", b"arm", "burn_in", b"burn_in", "propensity", b"propensity", "reason", b"reason", "revision", b"revision", "sequence", b"sequence", "snapshot_digest", b"snapshot_digest"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["arm", b"arm", "burn_in", b"burn_in", "experiment", b"experiment", "propensity", b"propensity", "reason", b"reason", "revision", b"revision", "sequence", b"sequence", "snapshot_digest", b"snapshot_digest"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
