@@ -44,7 +44,7 @@ class Hub:
 
     def experiment(self, family: str) -> experiment_pb2.Experiment:
         """Gives a family's experiment as it stands."""
-        request = experiment_pb2.GetExperimentRequest(family=family)
+        request = experiment_pb2.GetExperimentRequest(name=family)
         return self._experiments("GetExperiment", request, experiment_pb2.GetExperimentResponse).experiment
 
     def set_strategy(self, request: experiment_pb2.SetStrategyRequest) -> experiment_pb2.Experiment:

@@ -79,7 +79,7 @@ def set_(
     new_weights = parse_weights(weights)
     if strategy is None and not new_weights:
         raise InvalidArgument("strategy", "nothing to change: give --strategy, --weights, or both")
-    request = experiment_pb2.SetStrategyRequest(family=family, weights=new_weights, why=why)
+    request = experiment_pb2.SetStrategyRequest(name=family, weights=new_weights, why=why)
     match strategy:
         case None:
             pass
@@ -120,7 +120,7 @@ def pause(
 
     with connect(hub, config) as server:
         revision = server.experiment(family).revision
-        request = experiment_pb2.PauseExperimentRequest(family=family, base_revision=revision, why=why)
+        request = experiment_pb2.PauseExperimentRequest(name=family, base_revision=revision, why=why)
         _print(server.pause(request), output)
 
 
@@ -137,7 +137,7 @@ def resume(
 
     with connect(hub, config) as server:
         revision = server.experiment(family).revision
-        request = experiment_pb2.ResumeExperimentRequest(family=family, base_revision=revision, why=why)
+        request = experiment_pb2.ResumeExperimentRequest(name=family, base_revision=revision, why=why)
         _print(server.resume(request), output)
 
 

@@ -26,10 +26,11 @@ _ASSIGNMENTS: Final = {
 _NAMES: Final = {number: assignment.value for assignment, number in _ASSIGNMENTS.items()}
 
 
-def experiment_message(family: str, experiment: Experiment) -> experiment_pb2.Experiment:
+def experiment_message(experiment: Experiment) -> experiment_pb2.Experiment:
     """Gives an experiment as a message; the arms stand by name."""
     return experiment_pb2.Experiment(
-        family=family,
+        name=experiment.name,
+        family=experiment.family,
         revision=experiment.revision,
         salt=experiment.salt,
         strategy=_strategy_message(experiment.strategy),

@@ -52,8 +52,8 @@ class ExperimentService:
         """Gives all experiments, by family."""
         del request
         experiments = await self._read(call)
-        found = [experiment_message(family, experiments[family]) for family in sorted(experiments)]
-        return experiment_pb2.ListExperimentsResponse(experiments=found)
+        found = [experiment_message(experiments[name]) for name in sorted(experiments)]
+        return experiment_pb2.ListExperimentsResponse(set=experiment_pb2.ExperimentSet(experiments=found))
 
     async def get_experiment(
         self, request: experiment_pb2.GetExperimentRequest, call: Call
@@ -63,8 +63,8 @@ class ExperimentService:
         Raises:
             NotFound: the family has none.
         """
-        experiment = await self._one(request.family, call)
-        return experiment_pb2.GetExperimentResponse(experiment=experiment_message(request.family, experiment))
+        experiment = await self._one(request.name, call)
+        return experiment_pb2.GetExperimentResponse(experiment=experiment_message(experiment))
 
     async def set_strategy(
         self, request: experiment_pb2.SetStrategyRequest, call: Call
@@ -87,7 +87,7 @@ class ExperimentService:
         def make(experiment: Experiment) -> Change:
             return Change(strategy=strategy, weights=changed_weights(experiment, weights) if weights else None)
 
-        after = await self._change(request.family, request.base_revision, request.why, make, call)
+        after = await self._change(request.name, request.base_revision, request.why, make, call)
         return experiment_pb2.SetStrategyResponse(experiment=after)
 
     async def pause_experiment(
@@ -95,7 +95,7 @@ class ExperimentService:
     ) -> experiment_pb2.PauseExperimentResponse:
         """Sends all traffic to the champion; raises as `set_strategy` does."""
         change = Change(paused=True)
-        after = await self._change(request.family, request.base_revision, request.why, lambda _: change, call)
+        after = await self._change(request.name, request.base_revision, request.why, lambda _: change, call)
         return experiment_pb2.PauseExperimentResponse(experiment=after)
 
     async def resume_experiment(
@@ -103,7 +103,7 @@ class ExperimentService:
     ) -> experiment_pb2.ResumeExperimentResponse:
         """Ends a pause; raises as `set_strategy` does."""
         change = Change(paused=False)
-        after = await self._change(request.family, request.base_revision, request.why, lambda _: change, call)
+        after = await self._change(request.name, request.base_revision, request.why, lambda _: change, call)
         return experiment_pb2.ResumeExperimentResponse(experiment=after)
 
     async def decide(self, request: experiment_pb2.DecideRequest, call: Call) -> experiment_pb2.DecideResponse:
@@ -179,7 +179,7 @@ class ExperimentService:
             return after
 
         who, peer = call.tenant, call.peer
-        return experiment_message(family, await _in_time(work, call))
+        return experiment_message(await _in_time(work, call))
 
     def _remember(self, family: str, experiment: Experiment) -> None:
         with self._remembering:

@@ -9,10 +9,12 @@ import yaml
 from pydantic import AfterValidator, Field, ValidationError, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
-from services.runtime.experiment import Experiment, Frozen, Name
+from services.runtime.experiment import Experiment, FamilyName, Frozen, Layer, Name
+from services.runtime.experiment_set import SetError, check_set
 
 MAX_BYTES: Final = 1 << 20
 MAX_PORT: Final = 65_535
+MAX_EXPERIMENTS: Final = 10_000
 STRATEGIES: Final = ("random", "weighted", "round_robin", "time")
 
 
@@ -32,7 +34,6 @@ TcpAddress = Annotated[
     Field(pattern=r"^[A-Za-z0-9_.\-\[\]:]{1,253}:\d{1,5}$"),
     AfterValidator(_port_exists),
 ]
-FamilyName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,62}$")]
 
 
 class ConfigError(Exception):
@@ -110,17 +111,42 @@ class Config(Frozen):
     """Empty: no credential is asked for, everybody is tenant "default", and only loopback is listened on."""
     operator_token_sha256: str | None = Field(default=None, pattern=r"^[0-9a-f]{64}$")
     families: dict[FamilyName, FamilyConfig]
-    experiments: dict[FamilyName, Experiment] = Field(default_factory=dict)
+    experiments: dict[Name, Experiment] = Field(default_factory=dict, max_length=MAX_EXPERIMENTS)
+    """By name; a definition without `family` is the main experiment of the family that is called like it."""
+    layers: dict[Name, Layer] = Field(default_factory=dict, max_length=MAX_EXPERIMENTS)
+
+    @field_validator("experiments", mode="before")
+    @classmethod
+    def _named(cls, experiments: object) -> object:
+        if not isinstance(experiments, dict):
+            return experiments
+        return {
+            name: {"family": name, **given, "name": name} if isinstance(given, dict) else given
+            for name, given in experiments.items()
+        }
+
+    @model_validator(mode="after")
+    def _experiments_fit(self) -> Config:
+        for name, experiment in self.experiments.items():
+            if experiment.family not in self.families:
+                raise _at(("experiments", name), f"families has no {experiment.family!r}")
+            variants = self.families[experiment.family].variants
+            for arm_name, arm in experiment.arms.items():
+                if arm.variant != "rules" and arm.variant not in variants:
+                    message = f"families.{experiment.family} has no {arm.variant!r}"
+                    raise _at(("experiments", name, "arms", arm_name), message)
+            for variant in experiment.shadows:
+                if variant not in variants:
+                    message = f"families.{experiment.family} has no {variant!r}"
+                    raise _at(("experiments", name, "shadows", variant), message)
+        try:
+            check_set(self.experiments, self.layers)
+        except SetError as error:
+            raise _at(error.path, str(error)) from error
+        return self
 
     @model_validator(mode="after")
     def _references(self) -> Config:
-        for family, experiment in self.experiments.items():
-            if family not in self.families:
-                raise _at(("experiments", family), f"families has no {family!r}")
-            variants = self.families[family].variants
-            for name, arm in experiment.arms.items():
-                if arm.variant != "rules" and arm.variant not in variants:
-                    raise _at(("experiments", family, "arms", name), f"families.{family} has no {arm.variant!r}")
         if not self.tenants:
             for process, address in (("router", self.router.grpc), ("hub", self.hub.grpc)):
                 if not is_loopback(address):

@@ -1,20 +1,25 @@
-"""The experiment as it is configured: a checked, immutable value with a canonical form and a digest."""
+"""Experiments as they are configured: checked, immutable values with a canonical form and a digest."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import math
+from collections.abc import Mapping
 from enum import Enum
 from typing import Annotated, Final, Literal
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
 
 DAY_SECONDS: Final = 86_400
 MAX_ARMS: Final = 32
 MAX_ROTATION: Final = 10_000
+BUCKETS: Final = 10_000
+MAX_OVERRIDES: Final = 1000
+MAX_UNIT_BYTES: Final = 1024
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,62}$")]
+FamilyName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,62}$")]
 
 
 class Frozen(BaseModel):
@@ -110,45 +115,153 @@ class Time(Frozen):
 Strategy = Annotated[Random | Weighted | RoundRobin | Time, Field(discriminator="kind")]
 
 
-class Experiment(Frozen):
-    """The split of a family's traffic among arms. `arms` keeps the order in which it was written."""
+class LayerSlice(Frozen):
+    """Units whose bucket in `layer`, 0 to 9 999, is at least `start` and under `end`."""
 
+    layer: Name
+    start: int = Field(ge=0, lt=BUCKETS)
+    end: int = Field(gt=0, le=BUCKETS)
+
+    @model_validator(mode="after")
+    def _not_empty(self) -> LayerSlice:
+        if self.start >= self.end:
+            raise ValueError("start must be under end")
+        return self
+
+
+class Layer(Frozen):
+    """Deals units into 10 000 buckets by `salt`, those of `within` only when it is given."""
+
+    salt: str = Field(min_length=1, max_length=64)
+    within: LayerSlice | None = None
+
+
+def _two_decimals(percent: float) -> float:
+    if not math.isclose(percent * 100, round(percent * 100), abs_tol=1e-6):
+        raise ValueError("a percentage has at most two decimals")
+    return round(percent * 100) / 100
+
+
+class RampStep(Frozen):
+    """From `after_seconds` after the ramp's start on these weights hold; arms that are not named keep their own."""
+
+    after_seconds: int = Field(ge=0, le=366 * DAY_SECONDS)
+    weights: dict[Name, Annotated[float, Field(ge=0, le=10_000), AfterValidator(_two_decimals)]] = Field(
+        min_length=1, max_length=MAX_ARMS
+    )
+
+
+class Ramp(Frozen):
+    """Weights that change by a schedule, at the same instant on every router."""
+
+    starts_at_unix_s: int = Field(ge=0, lt=2**40)
+    steps: tuple[RampStep, ...] = Field(min_length=1, max_length=100)
+
+    @model_validator(mode="after")
+    def _rising(self) -> Ramp:
+        starts = [step.after_seconds for step in self.steps]
+        if starts != sorted(set(starts)):
+            raise ValueError("after_seconds must rise from step to step")
+        return self
+
+
+class Experiment(Frozen):
+    """A split of a family's traffic among arms. `arms` keeps the order in which it was written."""
+
+    name: Name
+    family: FamilyName
     revision: int = Field(default=1, ge=1, lt=2**62)
     salt: str = Field(min_length=1, max_length=64)
     champion: Name
     paused: bool = False
     strategy: Strategy
     arms: dict[Name, Arm] = Field(min_length=1, max_length=MAX_ARMS)
+    winner: Name | None = None
+    """Arm that gets everything since the experiment was concluded."""
+    tenant: Name | None = None
+    """Tenant that the experiment holds for; None means all of them."""
+    when: str = Field(default="", max_length=1024)
+    """Condition in CEL; see `services.runtime.targeting`."""
+    priority: int = Field(default=0, ge=-1000, le=1000)
+    layer: LayerSlice | None = None
+    hold_out_percent: Annotated[float, AfterValidator(_two_decimals)] = Field(default=0.0, ge=0, lt=100)
+    overrides: dict[Annotated[str, Field(min_length=1)], Name] = Field(default_factory=dict, max_length=MAX_OVERRIDES)
+    shadows: dict[Name, Annotated[float, Field(gt=0, le=100), AfterValidator(_two_decimals)]] = Field(
+        default_factory=dict, max_length=4
+    )
+    """Percentage of the rows that is copied to each of these variants."""
+    ramp: Ramp | None = None
+
+    @field_validator("when")
+    @classmethod
+    def _compiles(cls, when: str) -> str:
+        if when:
+            from services.runtime.targeting import compile_condition
+
+            compile_condition(when)
+        return when
 
     @model_validator(mode="after")
     def _consistent(self) -> Experiment:
-        if self.champion not in self.arms:
-            raise ValueError(f"champion {self.champion!r} is not one of the arms")
-        if not any(arm.weight > 0 for arm in self.arms.values()):
-            raise ValueError("at least one arm needs a weight above 0")
+        self._refer("champion", self.champion)
+        if self.winner is not None:
+            self._refer("winner", self.winner)
+        for unit, arm in self.overrides.items():
+            if len(unit.encode()) > MAX_UNIT_BYTES:
+                raise ValueError(f"a unit of overrides is over {MAX_UNIT_BYTES} bytes")
+            self._refer("overrides", arm)
+        for when, weights in self.stages():
+            self._check_weights(f"the ramp's step at {when}" if when is not None else "the arms", weights)
         if isinstance(self.strategy, Time):
-            for slot in self.strategy.timetable:
-                if slot.arm not in self.arms:
-                    raise ValueError(f"the timetable names the unknown arm {slot.arm!r}")
-                if self.arms[slot.arm].weight == 0:
-                    raise ValueError(f"the timetable names arm {slot.arm!r}, whose weight is 0")
-        if isinstance(self.strategy, RoundRobin) and (cycle := sum(self.whole_weights().values())) > MAX_ROTATION:
-            raise ValueError(
-                f"the weights make a rotation of {cycle} steps, over the {MAX_ROTATION} allowed: "
-                "percentages with two decimals that add up to 100 always fit"
-            )
+            self._check_timetable(self.strategy)
         return self
 
+    def _refer(self, field: str, arm: str) -> None:
+        if arm not in self.arms:
+            raise ValueError(f"{field} names {arm!r}, which is not one of the arms")
+
+    def _check_weights(self, where: str, weights: dict[str, int]) -> None:
+        if not weights:
+            raise ValueError(f"{where}: at least one arm needs a weight above 0")
+        if isinstance(self.strategy, RoundRobin) and (cycle := sum(weights.values())) > MAX_ROTATION:
+            raise ValueError(
+                f"{where}: the weights make a rotation of {cycle} steps, over the {MAX_ROTATION} allowed: "
+                "percentages with two decimals that add up to 100 always fit"
+            )
+
+    def _check_timetable(self, time: Time) -> None:
+        for slot in time.timetable:
+            self._refer("the timetable", slot.arm)
+            if self.arms[slot.arm].weight == 0:
+                raise ValueError(f"the timetable names arm {slot.arm!r}, whose weight is 0")
+        if self.ramp is not None and time.timetable:
+            raise ValueError("a ramp moves weights and a timetable has none: use one of them")
+
+    def stages(self) -> list[tuple[int | None, dict[str, int]]]:
+        """Gives the whole weights from each instant on, in seconds since 1970-01-01T00:00Z; None for before them all.
+
+        Raises:
+            ValueError: a step names an unknown arm.
+        """
+        stages: list[tuple[int | None, dict[str, int]]] = [(None, self.whole_weights())]
+        own = {name: arm.weight for name, arm in self.arms.items()}
+        for step in self.ramp.steps if self.ramp is not None else ():
+            for arm in step.weights:
+                self._refer("the ramp", arm)
+            at = self.ramp.starts_at_unix_s + step.after_seconds if self.ramp is not None else 0
+            stages.append((at, whole_weights(own | step.weights)))
+        return stages
+
     def whole_weights(self) -> dict[str, int]:
-        """Gives the weights above 0 as the smallest whole numbers in the same proportion, in the order of the arms."""
-        hundredths = {name: round(arm.weight * 100) for name, arm in self.arms.items() if arm.weight > 0}
-        divisor = math.gcd(*hundredths.values())
-        return {name: weight // divisor for name, weight in hundredths.items()}
+        """Gives the arms' own weights above 0 as `whole_weights` does, in the order of the arms."""
+        return whole_weights({name: arm.weight for name, arm in self.arms.items()})
 
     def canonical_json(self) -> str:
-        """Gives the canonical form: sorted keys, no spaces; the arms as a list, since their order matters."""
-        form = self.model_dump(mode="json")
-        form["arms"] = [{"name": name, **arm} for name, arm in form["arms"].items()]
+        """Gives the canonical form: sorted keys, no spaces, nothing that has its default; arms as a list, in order."""
+        form = self.model_dump(mode="json", exclude_defaults=True)
+        form["revision"] = self.revision
+        form["strategy"] = self.strategy.model_dump(mode="json")
+        form["arms"] = [{"name": name, "variant": arm.variant, "weight": arm.weight} for name, arm in self.arms.items()]
         return json.dumps(form, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
 
     def digest(self) -> int:
@@ -161,3 +274,10 @@ class Experiment(Frozen):
         form = json.loads(text)
         form["arms"] = {arm.pop("name"): arm for arm in form["arms"]}
         return cls.model_validate(form)
+
+
+def whole_weights(weights: Mapping[str, float]) -> dict[str, int]:
+    """Gives the weights above 0 as the smallest whole numbers in the same proportion; empty when there is none."""
+    hundredths = {name: round(weight * 100) for name, weight in weights.items() if weight > 0}
+    divisor = math.gcd(*hundredths.values()) if hundredths else 1
+    return {name: weight // divisor for name, weight in hundredths.items()}

@@ -242,7 +242,7 @@ async def test_operators_steer_an_experiment_and_the_audit_log_tells_it(folder: 
     """Weights, a pause and its end each make the next revision; a stale base learns what changed since."""
     with structlog.testing.capture_logs() as lines:
         async with hub(folder) as caller:
-            first = (await caller.ask(experiment_pb2.GetExperimentRequest(family="dispatch"))).experiment
+            first = (await caller.ask(experiment_pb2.GetExperimentRequest(name="dispatch"))).experiment
             assert (first.revision, [(arm.name, arm.weight) for arm in first.arms]) == (1, [("rules", 50), ("xgb", 50)])
             changed = await caller.ask(
                 experiment_pb2.SetStrategyRequest(
@@ -251,16 +251,16 @@ async def test_operators_steer_an_experiment_and_the_audit_log_tells_it(folder: 
             )
             assert changed.experiment.revision == 2
             code, field, told = await caller.refused(
-                experiment_pb2.PauseExperimentRequest(family="dispatch", base_revision=1)
+                experiment_pb2.PauseExperimentRequest(name="dispatch", base_revision=1)
             )
             assert (code, field) == (grpc.StatusCode.ABORTED, "base_revision")
             assert "revision 2" in told
             assert "weights[xgb]: 50 → 60" in told
-            paused = await caller.ask(experiment_pb2.PauseExperimentRequest(family="dispatch", base_revision=2))
+            paused = await caller.ask(experiment_pb2.PauseExperimentRequest(name="dispatch", base_revision=2))
             assert (paused.experiment.revision, paused.experiment.paused) == (3, True)
             dry = await caller.ask(experiment_pb2.DecideRequest(family="dispatch", unit_id="inc-1"))
             assert (dry.assignment.arm, dry.assignment.reason) == ("rules", prediction_pb2.ASSIGNMENT_REASON_PAUSED)
-            resumed = await caller.ask(experiment_pb2.ResumeExperimentRequest(family="dispatch", base_revision=3))
+            resumed = await caller.ask(experiment_pb2.ResumeExperimentRequest(name="dispatch", base_revision=3))
             assert (resumed.experiment.revision, resumed.experiment.paused) == (4, False)
             (only,) = (await caller.ask(experiment_pb2.ListExperimentsRequest())).experiments
             assert only == resumed.experiment
@@ -275,14 +275,14 @@ async def test_two_changes_on_one_base_never_both_win(folder: Path) -> None:
     """Of many operators who change revision 1 at once exactly one succeeds; the others are told to look again."""
 
     def change(weight: int) -> experiment_pb2.SetStrategyRequest:
-        return experiment_pb2.SetStrategyRequest(family="dispatch", base_revision=1, weights={"xgb": weight})
+        return experiment_pb2.SetStrategyRequest(name="dispatch", base_revision=1, weights={"xgb": weight})
 
     async with hub(folder) as caller:
         results = await asyncio.gather(*(caller.ask(change(weight)) for weight in range(1, 9)), return_exceptions=True)
         won = [result for result in results if not isinstance(result, BaseException)]
         lost = [result.code() for result in results if isinstance(result, grpc.aio.AioRpcError)]
         assert (len(won), lost) == (1, [grpc.StatusCode.ABORTED] * 7)
-        now = (await caller.ask(experiment_pb2.GetExperimentRequest(family="dispatch"))).experiment
+        now = (await caller.ask(experiment_pb2.GetExperimentRequest(name="dispatch"))).experiment
         assert now == won[0].experiment
 
 
@@ -290,11 +290,11 @@ async def test_every_wrong_change_names_its_field_and_leaves_the_file_alone(fold
     """Unknown arms, weights that are no shares, and strategies that break a rule are refused."""
 
     def weights(**by_arm: float) -> experiment_pb2.SetStrategyRequest:
-        return experiment_pb2.SetStrategyRequest(family="dispatch", base_revision=1, weights=by_arm)
+        return experiment_pb2.SetStrategyRequest(name="dispatch", base_revision=1, weights=by_arm)
 
     def strategy(**time: Any) -> experiment_pb2.SetStrategyRequest:
         kind = experiment_pb2.Strategy(time=experiment_pb2.TimeStrategy(**time))
-        return experiment_pb2.SetStrategyRequest(family="dispatch", base_revision=1, strategy=kind)
+        return experiment_pb2.SetStrategyRequest(name="dispatch", base_revision=1, strategy=kind)
 
     slot = experiment_pb2.TimetableEntry(start_seconds=0, arm="nobody")
     timetable = experiment_pb2.TIME_ASSIGNMENT_TIMETABLE
@@ -311,13 +311,13 @@ async def test_every_wrong_change_names_its_field_and_leaves_the_file_alone(fold
         (strategy(window_seconds=60, burn_in_seconds=60), "strategy.time"),
         (strategy(window_seconds=60, assignment=timetable, timetable=[slot]), "strategy"),
         (strategy(window_seconds=60, assignment=99), "strategy.time.assignment"),
-        (experiment_pb2.SetStrategyRequest(family="dispatch", base_revision=1), "strategy"),
+        (experiment_pb2.SetStrategyRequest(name="dispatch", base_revision=1), "strategy"),
         (
-            experiment_pb2.SetStrategyRequest(family="dispatch", base_revision=1, strategy=experiment_pb2.Strategy()),
+            experiment_pb2.SetStrategyRequest(name="dispatch", base_revision=1, strategy=experiment_pb2.Strategy()),
             "strategy",
         ),
-        (experiment_pb2.PauseExperimentRequest(family="dispatch"), "base_revision"),
-        (experiment_pb2.PauseExperimentRequest(family="dispatch", base_revision=1, why="x" * 1025), "why"),
+        (experiment_pb2.PauseExperimentRequest(name="dispatch"), "base_revision"),
+        (experiment_pb2.PauseExperimentRequest(name="dispatch", base_revision=1, why="x" * 1025), "why"),
         (experiment_pb2.DecideRequest(family="dispatch"), "unit_id"),
         (experiment_pb2.DecideRequest(family="dispatch", decision_id="not an id"), "decision_id"),
         (experiment_pb2.DecideRequest(family="dispatch", unit_id="u", at_unix_us=-1), "at_unix_us"),
@@ -326,7 +326,7 @@ async def test_every_wrong_change_names_its_field_and_leaves_the_file_alone(fold
         for request, field in wrong:
             code, at_fault, told = await caller.refused(request)
             assert (code, at_fault) == (grpc.StatusCode.INVALID_ARGUMENT, field), told
-        unknown = await caller.refused(experiment_pb2.PauseExperimentRequest(family="weather", base_revision=1))
+        unknown = await caller.refused(experiment_pb2.PauseExperimentRequest(name="weather", base_revision=1))
         assert unknown[:2] == (grpc.StatusCode.NOT_FOUND, "family")
     assert (folder / "turnout.yaml").read_text() == CONFIG
 
@@ -382,6 +382,6 @@ async def test_with_an_operator_token_nothing_is_answered_without_it(folder: Pat
         async with hub(folder, token=TOKEN) as caller:
             for request in requests:
                 await caller.ask(request)
-            await caller.ask(experiment_pb2.PauseExperimentRequest(family="dispatch", base_revision=1))
+            await caller.ask(experiment_pb2.PauseExperimentRequest(name="dispatch", base_revision=1))
     assert [line["who"] for line in lines if line["event"] == "experiment changed"] == ["operator"]
     assert not any(secret in str(lines) for secret in (TOKEN, digest))

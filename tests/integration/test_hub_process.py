@@ -58,7 +58,7 @@ def test_it_announces_itself_serves_and_stops_on_sigterm(config: Path) -> None:
                 request_serializer=experiment_pb2.PauseExperimentRequest.SerializeToString,
                 response_deserializer=experiment_pb2.PauseExperimentResponse.FromString,
             )
-            request = experiment_pb2.PauseExperimentRequest(family="dispatch", base_revision=1, why="test")
+            request = experiment_pb2.PauseExperimentRequest(name="dispatch", base_revision=1, why="test")
             assert pause(request, timeout=10).experiment.paused
         with hub(config) as second:
             _, errors = second.communicate(timeout=30)

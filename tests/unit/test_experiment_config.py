@@ -16,6 +16,8 @@ from services.runtime.experiment import MAX_ARMS, MAX_ROTATION, Experiment
 def form(**fields: Any) -> dict[str, Any]:
     """A good experiment, with some fields changed."""
     good: dict[str, Any] = {
+        "name": "dispatch",
+        "family": "dispatch",
         "salt": "s",
         "champion": "a",
         "strategy": {"kind": "weighted"},

@@ -23,7 +23,15 @@ STRATEGIES: dict[str, dict[str, Any]] = {
 def experiment(kind: str, **fields: Any) -> Experiment:
     """An experiment of two arms, 70 to 30."""
     arms = {"a": {"variant": "va", "weight": 70}, "b": {"variant": "vb", "weight": 30}}
-    form = {"salt": "s", "champion": "a", "strategy": STRATEGIES[kind], "arms": arms, "revision": 3}
+    form = {
+        "name": "dispatch",
+        "family": "dispatch",
+        "salt": "s",
+        "champion": "a",
+        "strategy": STRATEGIES[kind],
+        "arms": arms,
+        "revision": 3,
+    }
     return Experiment.model_validate(form | fields)
 
 

@@ -19,7 +19,13 @@ UNITS = 20_000
 
 def weighted(arms: dict[str, float], kind: str = "weighted", salt: str = "s") -> Snapshot:
     """A compiled split by hash."""
-    form: dict[str, Any] = {"salt": salt, "champion": next(iter(arms)), "strategy": {"kind": kind}}
+    form: dict[str, Any] = {
+        "name": "dispatch",
+        "family": "dispatch",
+        "salt": salt,
+        "champion": next(iter(arms)),
+        "strategy": {"kind": kind},
+    }
     form["arms"] = {name: {"variant": name, "weight": weight} for name, weight in arms.items()}
     return compile_experiment(Experiment.model_validate(form))
 

@@ -40,7 +40,14 @@ NOON = 1_790_000_000_000_000
 def experiment(name: str, weights: dict[str, float] | None = None, **fields: Any) -> Experiment:
     """An experiment of the named strategy."""
     arms = {arm: {"variant": f"v-{arm}", "weight": weight} for arm, weight in (weights or WEIGHTS).items()}
-    form = {"salt": "laws", "champion": "zero", "strategy": STRATEGIES[name], "arms": arms}
+    form = {
+        "name": "dispatch",
+        "family": "dispatch",
+        "salt": "laws",
+        "champion": "zero",
+        "strategy": STRATEGIES[name],
+        "arms": arms,
+    }
     return Experiment.model_validate(form | fields)
 
 

@@ -20,7 +20,13 @@ WEIGHTS = st.lists(st.integers(1, 40), min_size=1, max_size=12)
 
 def rotation(**weights: float) -> Snapshot:
     """A compiled rotation."""
-    form: dict[str, Any] = {"salt": "s", "champion": next(iter(weights)), "strategy": {"kind": "round_robin"}}
+    form: dict[str, Any] = {
+        "name": "dispatch",
+        "family": "dispatch",
+        "salt": "s",
+        "champion": next(iter(weights)),
+        "strategy": {"kind": "round_robin"},
+    }
     form["arms"] = {name: {"variant": name, "weight": weight} for name, weight in weights.items()}
     return compile_experiment(Experiment.model_validate(form))
 

@@ -24,7 +24,13 @@ HOWE_BACK, HOWE_ON = datetime(2026, 4, 4, 15, tzinfo=UTC), datetime(2026, 10, 3,
 
 def switchback(arms: dict[str, float] | None = None, salt: str = "s", **strategy: Any) -> Snapshot:
     """A compiled switchback."""
-    form: dict[str, Any] = {"salt": salt, "champion": "a", "strategy": {"kind": "time"} | strategy}
+    form: dict[str, Any] = {
+        "name": "dispatch",
+        "family": "dispatch",
+        "salt": salt,
+        "champion": "a",
+        "strategy": {"kind": "time"} | strategy,
+    }
     weights = arms or {"a": 1, "b": 1}
     form["arms"] = {name: {"variant": name, "weight": weight} for name, weight in weights.items()}
     return compile_experiment(Experiment.model_validate(form))

@@ -57,7 +57,7 @@ class Steering:
     async def _toggle(self, strategy: experiment_pb2.Strategy, why: str) -> None:
         before = await asyncio.to_thread(self._hub.experiment, FAMILY)
         request = experiment_pb2.SetStrategyRequest(
-            family=FAMILY, base_revision=before.revision, strategy=strategy, why=why
+            name=FAMILY, base_revision=before.revision, strategy=strategy, why=why
         )
         asked = time.monotonic()
         after = await asyncio.to_thread(self._hub.set_strategy, request)

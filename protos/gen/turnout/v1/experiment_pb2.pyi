@@ -50,10 +50,34 @@ Global___TimeAssignment: _TypeAlias = TimeAssignment  # noqa: Y015
 
 @_typing.final
 class Experiment(_message.Message):
-    """The split of a family's traffic among arms."""
+    """A split of a family's traffic among arms. Of the experiments that a decision could belong to, the one of its own
+    tenant comes before the one of all tenants, then the higher priority, then the name; the first whose layer and
+    condition hold takes it.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
+    @_typing.final
+    class OverridesEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    NAME_FIELD_NUMBER: _builtins.int
     FAMILY_FIELD_NUMBER: _builtins.int
     REVISION_FIELD_NUMBER: _builtins.int
     SALT_FIELD_NUMBER: _builtins.int
@@ -61,6 +85,17 @@ class Experiment(_message.Message):
     ARMS_FIELD_NUMBER: _builtins.int
     CHAMPION_FIELD_NUMBER: _builtins.int
     PAUSED_FIELD_NUMBER: _builtins.int
+    WINNER_FIELD_NUMBER: _builtins.int
+    TENANT_FIELD_NUMBER: _builtins.int
+    WHEN_FIELD_NUMBER: _builtins.int
+    PRIORITY_FIELD_NUMBER: _builtins.int
+    LAYER_FIELD_NUMBER: _builtins.int
+    HOLD_OUT_PERCENT_FIELD_NUMBER: _builtins.int
+    OVERRIDES_FIELD_NUMBER: _builtins.int
+    SHADOWS_FIELD_NUMBER: _builtins.int
+    RAMP_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """Name, unique; the main experiment of a family is called like the family."""
     family: _builtins.str
     """Prediction problem."""
     revision: _builtins.int
@@ -68,9 +103,21 @@ class Experiment(_message.Message):
     salt: _builtins.str
     """Key of the hash that assigns units; a new salt deals all units anew."""
     champion: _builtins.str
-    """Arm that gets everything while paused."""
+    """Arm that gets everything while paused, and what is held out."""
     paused: _builtins.bool
     """Whether all traffic goes to the champion."""
+    winner: _builtins.str
+    """Arm that gets everything since the experiment was concluded; empty while it runs."""
+    tenant: _builtins.str
+    """Tenant that the experiment holds for; empty means all of them."""
+    when: _builtins.str
+    """Condition in CEL that gives a bool, over tenant (string), metadata (map of strings), numbers, categories and flags
+    (maps by feature); empty means always. At most 1 KiB. When it cannot be evaluated the experiment is passed over.
+    """
+    priority: _builtins.int
+    """Higher is asked first, −1 000 to 1 000."""
+    hold_out_percent: _builtins.float
+    """Part of the units that is held out for the champion, in percent, 0 to under 100, at most two decimals."""
     @_builtins.property
     def strategy(self) -> Global___Strategy:
         """How an arm is chosen."""
@@ -79,9 +126,26 @@ class Experiment(_message.Message):
     def arms(self) -> _containers.RepeatedCompositeFieldContainer[Global___Arm]:
         """Arms by name, 1 to 32."""
 
+    @_builtins.property
+    def layer(self) -> Global___LayerSlice:
+        """Part of a layer that the experiment's units must fall into; absent means all units."""
+
+    @_builtins.property
+    def overrides(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """Arms of single units, by unit; at most 1 000."""
+
+    @_builtins.property
+    def shadows(self) -> _containers.RepeatedCompositeFieldContainer[Global___Shadow]:
+        """Variants that get a copy of the rows and never answer, at most 4."""
+
+    @_builtins.property
+    def ramp(self) -> Global___Ramp:
+        """Weights that change by a schedule; absent means the arms' own weights."""
+
     def __init__(
         self,
         *,
+        name: _builtins.str = ...,
         family: _builtins.str = ...,
         revision: _builtins.int = ...,
         salt: _builtins.str = ...,
@@ -89,10 +153,19 @@ class Experiment(_message.Message):
         arms: _abc.Iterable[Global___Arm] | None = ...,
         champion: _builtins.str = ...,
         paused: _builtins.bool = ...,
+        winner: _builtins.str = ...,
+        tenant: _builtins.str = ...,
+        when: _builtins.str = ...,
+        priority: _builtins.int = ...,
+        layer: Global___LayerSlice | None = ...,
+        hold_out_percent: _builtins.float = ...,
+        overrides: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        shadows: _abc.Iterable[Global___Shadow] | None = ...,
+        ramp: Global___Ramp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["strategy", b"strategy"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["layer", b"layer", "ramp", b"ramp", "strategy", b"strategy"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["arms", b"arms", "champion", b"champion", "family", b"family", "paused", b"paused", "revision", b"revision", "salt", b"salt", "strategy", b"strategy"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["arms", b"arms", "champion", b"champion", "family", b"family", "hold_out_percent", b"hold_out_percent", "layer", b"layer", "name", b"name", "overrides", b"overrides", "paused", b"paused", "priority", b"priority", "ramp", b"ramp", "revision", b"revision", "salt", b"salt", "shadows", b"shadows", "strategy", b"strategy", "tenant", b"tenant", "when", b"when", "winner", b"winner"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -127,6 +200,206 @@ class Arm(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Arm: _TypeAlias = Arm  # noqa: Y015
+
+@_typing.final
+class LayerSlice(_message.Message):
+    """A part of a layer: units whose bucket, 0 to 9 999, is at least start and under end. Slices of experiments of one
+    layer never overlap, so that a unit is in one of them at most.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LAYER_FIELD_NUMBER: _builtins.int
+    START_FIELD_NUMBER: _builtins.int
+    END_FIELD_NUMBER: _builtins.int
+    layer: _builtins.str
+    """Layer's name."""
+    start: _builtins.int
+    """First bucket, 0 to 9 999."""
+    end: _builtins.int
+    """Bucket after the last one, 1 to 10 000."""
+    def __init__(
+        self,
+        *,
+        layer: _builtins.str = ...,
+        start: _builtins.int = ...,
+        end: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["end", b"end", "layer", b"layer", "start", b"start"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LayerSlice: _TypeAlias = LayerSlice  # noqa: Y015
+
+@_typing.final
+class Layer(_message.Message):
+    """Deals units into 10 000 buckets, independently of every other layer."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    SALT_FIELD_NUMBER: _builtins.int
+    WITHIN_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """Name, unique."""
+    salt: _builtins.str
+    """Key of the hash that deals units into buckets."""
+    @_builtins.property
+    def within(self) -> Global___LayerSlice:
+        """Slice of another layer that the units must fall into first; absent means all units. Never a cycle."""
+
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        salt: _builtins.str = ...,
+        within: Global___LayerSlice | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["within", b"within"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "salt", b"salt", "within", b"within"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Layer: _TypeAlias = Layer  # noqa: Y015
+
+@_typing.final
+class Shadow(_message.Message):
+    """A variant that gets a copy of the rows."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VARIANT_FIELD_NUMBER: _builtins.int
+    PERCENT_FIELD_NUMBER: _builtins.int
+    variant: _builtins.str
+    """Variant."""
+    percent: _builtins.float
+    """Part of the rows that is copied, in percent, above 0 to 100."""
+    def __init__(
+        self,
+        *,
+        variant: _builtins.str = ...,
+        percent: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["percent", b"percent", "variant", b"variant"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Shadow: _TypeAlias = Shadow  # noqa: Y015
+
+@_typing.final
+class Ramp(_message.Message):
+    """Weights that change by a schedule, at the same instant on every router. Before it starts the arms' own weights hold."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STARTS_AT_UNIX_S_FIELD_NUMBER: _builtins.int
+    STEPS_FIELD_NUMBER: _builtins.int
+    starts_at_unix_s: _builtins.int
+    """Start, in seconds since 1970-01-01T00:00Z."""
+    @_builtins.property
+    def steps(self) -> _containers.RepeatedCompositeFieldContainer[Global___RampStep]:
+        """Steps, 1 to 100, at rising times."""
+
+    def __init__(
+        self,
+        *,
+        starts_at_unix_s: _builtins.int = ...,
+        steps: _abc.Iterable[Global___RampStep] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["starts_at_unix_s", b"starts_at_unix_s", "steps", b"steps"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Ramp: _TypeAlias = Ramp  # noqa: Y015
+
+@_typing.final
+class RampStep(_message.Message):
+    """Weights from an instant on."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class WeightsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.float
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.float = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    AFTER_SECONDS_FIELD_NUMBER: _builtins.int
+    WEIGHTS_FIELD_NUMBER: _builtins.int
+    after_seconds: _builtins.int
+    """Seconds after the ramp's start."""
+    @_builtins.property
+    def weights(self) -> _containers.ScalarMap[_builtins.str, _builtins.float]:
+        """Weights by arm; arms that are not named keep their own."""
+
+    def __init__(
+        self,
+        *,
+        after_seconds: _builtins.int = ...,
+        weights: _abc.Mapping[_builtins.str, _builtins.float] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["after_seconds", b"after_seconds", "weights", b"weights"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RampStep: _TypeAlias = RampStep  # noqa: Y015
+
+@_typing.final
+class ExperimentSet(_message.Message):
+    """Everything that routers decide by."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VERSION_FIELD_NUMBER: _builtins.int
+    EXPERIMENTS_FIELD_NUMBER: _builtins.int
+    LAYERS_FIELD_NUMBER: _builtins.int
+    version: _builtins.int
+    """Grows by one with each change of any experiment or layer."""
+    @_builtins.property
+    def experiments(self) -> _containers.RepeatedCompositeFieldContainer[Global___Experiment]:
+        """Experiments, by name."""
+
+    @_builtins.property
+    def layers(self) -> _containers.RepeatedCompositeFieldContainer[Global___Layer]:
+        """Layers, by name."""
+
+    def __init__(
+        self,
+        *,
+        version: _builtins.int = ...,
+        experiments: _abc.Iterable[Global___Experiment] | None = ...,
+        layers: _abc.Iterable[Global___Layer] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["experiments", b"experiments", "layers", b"layers", "version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ExperimentSet: _TypeAlias = ExperimentSet  # noqa: Y015
 
 @_typing.final
 class Strategy(_message.Message):
@@ -299,12 +572,17 @@ class ListExperimentsRequest(_message.Message):
 
     DESCRIPTOR: _descriptor.Descriptor
 
+    FAMILY_FIELD_NUMBER: _builtins.int
+    family: _builtins.str
+    """Only those of this family; empty means all."""
     def __init__(
         self,
+        *,
+        family: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["family", b"family"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -316,19 +594,19 @@ class ListExperimentsResponse(_message.Message):
 
     DESCRIPTOR: _descriptor.Descriptor
 
-    EXPERIMENTS_FIELD_NUMBER: _builtins.int
+    SET_FIELD_NUMBER: _builtins.int
     @_builtins.property
-    def experiments(self) -> _containers.RepeatedCompositeFieldContainer[Global___Experiment]:
-        """One a family, by family."""
+    def set(self) -> Global___ExperimentSet:
+        """The experiments and layers, with the version of the set."""
 
     def __init__(
         self,
         *,
-        experiments: _abc.Iterable[Global___Experiment] | None = ...,
+        set: Global___ExperimentSet | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["set", b"set"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["experiments", b"experiments"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["set", b"set"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -340,17 +618,17 @@ class GetExperimentRequest(_message.Message):
 
     DESCRIPTOR: _descriptor.Descriptor
 
-    FAMILY_FIELD_NUMBER: _builtins.int
-    family: _builtins.str
-    """Prediction problem."""
+    NAME_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """Experiment's name."""
     def __init__(
         self,
         *,
-        family: _builtins.str = ...,
+        name: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["family", b"family"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -381,8 +659,163 @@ class GetExperimentResponse(_message.Message):
 Global___GetExperimentResponse: _TypeAlias = GetExperimentResponse  # noqa: Y015
 
 @_typing.final
+class CreateExperimentRequest(_message.Message):
+    """A new experiment."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    EXPERIMENT_FIELD_NUMBER: _builtins.int
+    WHY_FIELD_NUMBER: _builtins.int
+    why: _builtins.str
+    """Why, for the history; at most 1 KiB."""
+    @_builtins.property
+    def experiment(self) -> Global___Experiment:
+        """The experiment; its revision is ignored."""
+
+    def __init__(
+        self,
+        *,
+        experiment: Global___Experiment | None = ...,
+        why: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["experiment", b"experiment"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["experiment", b"experiment", "why", b"why"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CreateExperimentRequest: _TypeAlias = CreateExperimentRequest  # noqa: Y015
+
+@_typing.final
+class CreateExperimentResponse(_message.Message):
+    """The new experiment."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    EXPERIMENT_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def experiment(self) -> Global___Experiment:
+        """The experiment."""
+
+    def __init__(
+        self,
+        *,
+        experiment: Global___Experiment | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["experiment", b"experiment"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["experiment", b"experiment"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CreateExperimentResponse: _TypeAlias = CreateExperimentResponse  # noqa: Y015
+
+@_typing.final
+class UpdateExperimentRequest(_message.Message):
+    """A whole new definition."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    EXPERIMENT_FIELD_NUMBER: _builtins.int
+    BASE_REVISION_FIELD_NUMBER: _builtins.int
+    WHY_FIELD_NUMBER: _builtins.int
+    base_revision: _builtins.int
+    """Revision that the change is based on."""
+    why: _builtins.str
+    """Why, for the history; at most 1 KiB."""
+    @_builtins.property
+    def experiment(self) -> Global___Experiment:
+        """The experiment; its revision is ignored."""
+
+    def __init__(
+        self,
+        *,
+        experiment: Global___Experiment | None = ...,
+        base_revision: _builtins.int = ...,
+        why: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["experiment", b"experiment"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["base_revision", b"base_revision", "experiment", b"experiment", "why", b"why"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UpdateExperimentRequest: _TypeAlias = UpdateExperimentRequest  # noqa: Y015
+
+@_typing.final
+class UpdateExperimentResponse(_message.Message):
+    """The changed experiment."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    EXPERIMENT_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def experiment(self) -> Global___Experiment:
+        """The experiment."""
+
+    def __init__(
+        self,
+        *,
+        experiment: Global___Experiment | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["experiment", b"experiment"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["experiment", b"experiment"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UpdateExperimentResponse: _TypeAlias = UpdateExperimentResponse  # noqa: Y015
+
+@_typing.final
+class DeleteExperimentRequest(_message.Message):
+    """Asks for the end of an experiment."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    BASE_REVISION_FIELD_NUMBER: _builtins.int
+    WHY_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """Experiment's name."""
+    base_revision: _builtins.int
+    """Revision that the change is based on."""
+    why: _builtins.str
+    """Why, for the history; at most 1 KiB."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        base_revision: _builtins.int = ...,
+        why: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["base_revision", b"base_revision", "name", b"name", "why", b"why"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DeleteExperimentRequest: _TypeAlias = DeleteExperimentRequest  # noqa: Y015
+
+@_typing.final
+class DeleteExperimentResponse(_message.Message):
+    """The experiment is gone."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DeleteExperimentResponse: _TypeAlias = DeleteExperimentResponse  # noqa: Y015
+
+@_typing.final
 class SetStrategyRequest(_message.Message):
-    """A new strategy, new weights, or both."""
+    """A new strategy, new weights, a new ramp, or several of them."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -406,13 +839,14 @@ class SetStrategyRequest(_message.Message):
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-    FAMILY_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
     BASE_REVISION_FIELD_NUMBER: _builtins.int
     STRATEGY_FIELD_NUMBER: _builtins.int
     WEIGHTS_FIELD_NUMBER: _builtins.int
     WHY_FIELD_NUMBER: _builtins.int
-    family: _builtins.str
-    """Prediction problem."""
+    RAMP_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """Experiment's name."""
     base_revision: _builtins.int
     """Revision that the change is based on."""
     why: _builtins.str
@@ -425,18 +859,23 @@ class SetStrategyRequest(_message.Message):
     def weights(self) -> _containers.ScalarMap[_builtins.str, _builtins.float]:
         """New weights by arm; arms that are not named keep theirs."""
 
+    @_builtins.property
+    def ramp(self) -> Global___Ramp:
+        """The new ramp; absent keeps the present one. A start of 0 means now."""
+
     def __init__(
         self,
         *,
-        family: _builtins.str = ...,
+        name: _builtins.str = ...,
         base_revision: _builtins.int = ...,
         strategy: Global___Strategy | None = ...,
         weights: _abc.Mapping[_builtins.str, _builtins.float] | None = ...,
         why: _builtins.str = ...,
+        ramp: Global___Ramp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["strategy", b"strategy"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["ramp", b"ramp", "strategy", b"strategy"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["base_revision", b"base_revision", "family", b"family", "strategy", b"strategy", "weights", b"weights", "why", b"why"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["base_revision", b"base_revision", "name", b"name", "ramp", b"ramp", "strategy", b"strategy", "weights", b"weights", "why", b"why"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -472,11 +911,11 @@ class PauseExperimentRequest(_message.Message):
 
     DESCRIPTOR: _descriptor.Descriptor
 
-    FAMILY_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
     BASE_REVISION_FIELD_NUMBER: _builtins.int
     WHY_FIELD_NUMBER: _builtins.int
-    family: _builtins.str
-    """Prediction problem."""
+    name: _builtins.str
+    """Experiment's name."""
     base_revision: _builtins.int
     """Revision that the change is based on."""
     why: _builtins.str
@@ -484,13 +923,13 @@ class PauseExperimentRequest(_message.Message):
     def __init__(
         self,
         *,
-        family: _builtins.str = ...,
+        name: _builtins.str = ...,
         base_revision: _builtins.int = ...,
         why: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["base_revision", b"base_revision", "family", b"family", "why", b"why"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["base_revision", b"base_revision", "name", b"name", "why", b"why"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -526,11 +965,11 @@ class ResumeExperimentRequest(_message.Message):
 
     DESCRIPTOR: _descriptor.Descriptor
 
-    FAMILY_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
     BASE_REVISION_FIELD_NUMBER: _builtins.int
     WHY_FIELD_NUMBER: _builtins.int
-    family: _builtins.str
-    """Prediction problem."""
+    name: _builtins.str
+    """Experiment's name."""
     base_revision: _builtins.int
     """Revision that the change is based on."""
     why: _builtins.str
@@ -538,13 +977,13 @@ class ResumeExperimentRequest(_message.Message):
     def __init__(
         self,
         *,
-        family: _builtins.str = ...,
+        name: _builtins.str = ...,
         base_revision: _builtins.int = ...,
         why: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["base_revision", b"base_revision", "family", b"family", "why", b"why"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["base_revision", b"base_revision", "name", b"name", "why", b"why"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -575,10 +1014,408 @@ class ResumeExperimentResponse(_message.Message):
 Global___ResumeExperimentResponse: _TypeAlias = ResumeExperimentResponse  # noqa: Y015
 
 @_typing.final
+class StopRampRequest(_message.Message):
+    """Asks for the end of a ramp."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    BASE_REVISION_FIELD_NUMBER: _builtins.int
+    WHY_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """Experiment's name."""
+    base_revision: _builtins.int
+    """Revision that the change is based on."""
+    why: _builtins.str
+    """Why, for the history; at most 1 KiB."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        base_revision: _builtins.int = ...,
+        why: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["base_revision", b"base_revision", "name", b"name", "why", b"why"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___StopRampRequest: _TypeAlias = StopRampRequest  # noqa: Y015
+
+@_typing.final
+class StopRampResponse(_message.Message):
+    """The experiment without its ramp."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    EXPERIMENT_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def experiment(self) -> Global___Experiment:
+        """The experiment."""
+
+    def __init__(
+        self,
+        *,
+        experiment: Global___Experiment | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["experiment", b"experiment"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["experiment", b"experiment"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___StopRampResponse: _TypeAlias = StopRampResponse  # noqa: Y015
+
+@_typing.final
+class ConcludeExperimentRequest(_message.Message):
+    """Names the winner."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    BASE_REVISION_FIELD_NUMBER: _builtins.int
+    WINNER_FIELD_NUMBER: _builtins.int
+    WHY_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """Experiment's name."""
+    base_revision: _builtins.int
+    """Revision that the change is based on."""
+    winner: _builtins.str
+    """The arm that won."""
+    why: _builtins.str
+    """Why, for the history; at most 1 KiB."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        base_revision: _builtins.int = ...,
+        winner: _builtins.str = ...,
+        why: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["base_revision", b"base_revision", "name", b"name", "why", b"why", "winner", b"winner"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ConcludeExperimentRequest: _TypeAlias = ConcludeExperimentRequest  # noqa: Y015
+
+@_typing.final
+class ConcludeExperimentResponse(_message.Message):
+    """The concluded experiment."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    EXPERIMENT_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def experiment(self) -> Global___Experiment:
+        """The experiment."""
+
+    def __init__(
+        self,
+        *,
+        experiment: Global___Experiment | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["experiment", b"experiment"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["experiment", b"experiment"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ConcludeExperimentResponse: _TypeAlias = ConcludeExperimentResponse  # noqa: Y015
+
+@_typing.final
+class UndoExperimentRequest(_message.Message):
+    """Asks to take the newest change back."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    BASE_REVISION_FIELD_NUMBER: _builtins.int
+    WHY_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """Experiment's name."""
+    base_revision: _builtins.int
+    """Revision that the change is based on."""
+    why: _builtins.str
+    """Why, for the history; at most 1 KiB."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        base_revision: _builtins.int = ...,
+        why: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["base_revision", b"base_revision", "name", b"name", "why", b"why"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UndoExperimentRequest: _TypeAlias = UndoExperimentRequest  # noqa: Y015
+
+@_typing.final
+class UndoExperimentResponse(_message.Message):
+    """The experiment as it was before."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    EXPERIMENT_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def experiment(self) -> Global___Experiment:
+        """The experiment."""
+
+    def __init__(
+        self,
+        *,
+        experiment: Global___Experiment | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["experiment", b"experiment"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["experiment", b"experiment"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UndoExperimentResponse: _TypeAlias = UndoExperimentResponse  # noqa: Y015
+
+@_typing.final
+class ListRevisionsRequest(_message.Message):
+    """Asks for an experiment's history."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    BEFORE_REVISION_FIELD_NUMBER: _builtins.int
+    LIMIT_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """Experiment's name; also one that was deleted."""
+    before_revision: _builtins.int
+    """Only revisions before this one; 0 means from the newest on."""
+    limit: _builtins.int
+    """At most this many, 1 to 1 000; 0 means 50."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        before_revision: _builtins.int = ...,
+        limit: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["before_revision", b"before_revision", "limit", b"limit", "name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListRevisionsRequest: _TypeAlias = ListRevisionsRequest  # noqa: Y015
+
+@_typing.final
+class ListRevisionsResponse(_message.Message):
+    """A page of an experiment's history."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REVISIONS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def revisions(self) -> _containers.RepeatedCompositeFieldContainer[Global___ExperimentRevision]:
+        """Revisions, newest first."""
+
+    def __init__(
+        self,
+        *,
+        revisions: _abc.Iterable[Global___ExperimentRevision] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["revisions", b"revisions"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListRevisionsResponse: _TypeAlias = ListRevisionsResponse  # noqa: Y015
+
+@_typing.final
+class ExperimentRevision(_message.Message):
+    """One change of an experiment."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    EXPERIMENT_FIELD_NUMBER: _builtins.int
+    REVISION_FIELD_NUMBER: _builtins.int
+    WHO_FIELD_NUMBER: _builtins.int
+    AT_UNIX_US_FIELD_NUMBER: _builtins.int
+    WHY_FIELD_NUMBER: _builtins.int
+    CHANGES_FIELD_NUMBER: _builtins.int
+    revision: _builtins.int
+    """Its revision."""
+    who: _builtins.str
+    """Who made the change: the operator's name, or "turnout.yaml"."""
+    at_unix_us: _builtins.int
+    """When, in microseconds since 1970-01-01T00:00Z."""
+    why: _builtins.str
+    """Why, as the operator said."""
+    @_builtins.property
+    def experiment(self) -> Global___Experiment:
+        """The experiment as it was from then on; absent for its deletion."""
+
+    @_builtins.property
+    def changes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """What changed, one sentence a difference."""
+
+    def __init__(
+        self,
+        *,
+        experiment: Global___Experiment | None = ...,
+        revision: _builtins.int = ...,
+        who: _builtins.str = ...,
+        at_unix_us: _builtins.int = ...,
+        why: _builtins.str = ...,
+        changes: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["experiment", b"experiment"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["at_unix_us", b"at_unix_us", "changes", b"changes", "experiment", b"experiment", "revision", b"revision", "who", b"who", "why", b"why"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ExperimentRevision: _TypeAlias = ExperimentRevision  # noqa: Y015
+
+@_typing.final
+class SetLayerRequest(_message.Message):
+    """A layer."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LAYER_FIELD_NUMBER: _builtins.int
+    WHY_FIELD_NUMBER: _builtins.int
+    why: _builtins.str
+    """Why, for the audit log; at most 1 KiB."""
+    @_builtins.property
+    def layer(self) -> Global___Layer:
+        """The layer."""
+
+    def __init__(
+        self,
+        *,
+        layer: Global___Layer | None = ...,
+        why: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["layer", b"layer"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["layer", b"layer", "why", b"why"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SetLayerRequest: _TypeAlias = SetLayerRequest  # noqa: Y015
+
+@_typing.final
+class SetLayerResponse(_message.Message):
+    """The layer."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LAYER_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def layer(self) -> Global___Layer:
+        """The layer."""
+
+    def __init__(
+        self,
+        *,
+        layer: Global___Layer | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["layer", b"layer"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["layer", b"layer"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SetLayerResponse: _TypeAlias = SetLayerResponse  # noqa: Y015
+
+@_typing.final
 class DecideRequest(_message.Message):
     """Asks which arm a unit would get."""
 
     DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class AttributesEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    @_typing.final
+    class NumbersEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.float
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.float = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    @_typing.final
+    class CategoriesEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    @_typing.final
+    class FlagsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.bool
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.bool = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
 
     FAMILY_FIELD_NUMBER: _builtins.int
     UNIT_ID_FIELD_NUMBER: _builtins.int
@@ -587,6 +1424,10 @@ class DecideRequest(_message.Message):
     REGION_FIELD_NUMBER: _builtins.int
     AT_UNIX_US_FIELD_NUMBER: _builtins.int
     SEQUENCE_FIELD_NUMBER: _builtins.int
+    ATTRIBUTES_FIELD_NUMBER: _builtins.int
+    NUMBERS_FIELD_NUMBER: _builtins.int
+    CATEGORIES_FIELD_NUMBER: _builtins.int
+    FLAGS_FIELD_NUMBER: _builtins.int
     family: _builtins.str
     """Prediction problem."""
     unit_id: _builtins.str
@@ -601,6 +1442,22 @@ class DecideRequest(_message.Message):
     """Instant, in microseconds since 1970-01-01T00:00Z; 0 means now."""
     sequence: _builtins.int
     """Round-robin only: position in the rotation."""
+    @_builtins.property
+    def attributes(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """What conditions may look at."""
+
+    @_builtins.property
+    def numbers(self) -> _containers.ScalarMap[_builtins.str, _builtins.float]:
+        """Numeric features by name."""
+
+    @_builtins.property
+    def categories(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """Categorical features by name."""
+
+    @_builtins.property
+    def flags(self) -> _containers.ScalarMap[_builtins.str, _builtins.bool]:
+        """Boolean features by name."""
+
     def __init__(
         self,
         *,
@@ -611,10 +1468,14 @@ class DecideRequest(_message.Message):
         region: _builtins.str = ...,
         at_unix_us: _builtins.int = ...,
         sequence: _builtins.int = ...,
+        attributes: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        numbers: _abc.Mapping[_builtins.str, _builtins.float] | None = ...,
+        categories: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        flags: _abc.Mapping[_builtins.str, _builtins.bool] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["at_unix_us", b"at_unix_us", "decision_id", b"decision_id", "family", b"family", "region", b"region", "sequence", b"sequence", "tenant", b"tenant", "unit_id", b"unit_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["at_unix_us", b"at_unix_us", "attributes", b"attributes", "categories", b"categories", "decision_id", b"decision_id", "family", b"family", "flags", b"flags", "numbers", b"numbers", "region", b"region", "sequence", b"sequence", "tenant", b"tenant", "unit_id", b"unit_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -627,18 +1488,24 @@ class DecideResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     ASSIGNMENT_FIELD_NUMBER: _builtins.int
+    PASSED_OVER_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def assignment(self) -> _prediction_pb2.Assignment:
         """The assignment."""
+
+    @_builtins.property
+    def passed_over(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Which experiments were passed over and why, in the order in which they were asked, one sentence each."""
 
     def __init__(
         self,
         *,
         assignment: _prediction_pb2.Assignment | None = ...,
+        passed_over: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["assignment", b"assignment"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["assignment", b"assignment"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["assignment", b"assignment", "passed_over", b"passed_over"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -716,3 +1583,214 @@ class StrategyDescription(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___StrategyDescription: _TypeAlias = StrategyDescription  # noqa: Y015
+
+@_typing.final
+class GetStatusRequest(_message.Message):
+    """Asks for the routers."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetStatusRequest: _TypeAlias = GetStatusRequest  # noqa: Y015
+
+@_typing.final
+class GetStatusResponse(_message.Message):
+    """The routers."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VERSION_FIELD_NUMBER: _builtins.int
+    ROUTERS_FIELD_NUMBER: _builtins.int
+    version: _builtins.int
+    """Version of the newest set."""
+    @_builtins.property
+    def routers(self) -> _containers.RepeatedCompositeFieldContainer[Global___RouterStatus]:
+        """Routers that are connected, and those of the last 24 hours that are not, by name."""
+
+    def __init__(
+        self,
+        *,
+        version: _builtins.int = ...,
+        routers: _abc.Iterable[Global___RouterStatus] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["routers", b"routers", "version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetStatusResponse: _TypeAlias = GetStatusResponse  # noqa: Y015
+
+@_typing.final
+class RouterStatus(_message.Message):
+    """One router."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ROUTER_FIELD_NUMBER: _builtins.int
+    CONNECTED_FIELD_NUMBER: _builtins.int
+    APPLIED_VERSION_FIELD_NUMBER: _builtins.int
+    LAG_MS_FIELD_NUMBER: _builtins.int
+    REFUSAL_FIELD_NUMBER: _builtins.int
+    HEARD_AT_UNIX_US_FIELD_NUMBER: _builtins.int
+    router: _builtins.str
+    """Its name."""
+    connected: _builtins.bool
+    """Whether it watches now."""
+    applied_version: _builtins.int
+    """Version that it applies; 0 when it applies none of the hub's."""
+    lag_ms: _builtins.float
+    """From the newest version's storing to the router's acknowledgement, in milliseconds; absent while it is not
+    acknowledged.
+    """
+    refusal: _builtins.str
+    """Why it refused the newest version; empty when it did not."""
+    heard_at_unix_us: _builtins.int
+    """When it was last heard of, in microseconds since 1970-01-01T00:00Z."""
+    def __init__(
+        self,
+        *,
+        router: _builtins.str = ...,
+        connected: _builtins.bool = ...,
+        applied_version: _builtins.int = ...,
+        lag_ms: _builtins.float | None = ...,
+        refusal: _builtins.str = ...,
+        heard_at_unix_us: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_lag_ms", b"_lag_ms", "lag_ms", b"lag_ms"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_lag_ms", b"_lag_ms", "applied_version", b"applied_version", "connected", b"connected", "heard_at_unix_us", b"heard_at_unix_us", "lag_ms", b"lag_ms", "refusal", b"refusal", "router", b"router"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__lag_ms: _TypeAlias = _typing.Literal["lag_ms"]  # noqa: Y015
+    _WhichOneofArgType__lag_ms: _TypeAlias = _typing.Literal["_lag_ms", b"_lag_ms"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__lag_ms) -> _WhichOneofReturnType__lag_ms | None: ...
+
+Global___RouterStatus: _TypeAlias = RouterStatus  # noqa: Y015
+
+@_typing.final
+class WatchRequest(_message.Message):
+    """What a router tells."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    HELLO_FIELD_NUMBER: _builtins.int
+    ACKNOWLEDGEMENT_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def hello(self) -> Global___WatchHello:
+        """The first message."""
+
+    @_builtins.property
+    def acknowledgement(self) -> Global___WatchAcknowledgement:
+        """The answer to a set."""
+
+    def __init__(
+        self,
+        *,
+        hello: Global___WatchHello | None = ...,
+        acknowledgement: Global___WatchAcknowledgement | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["acknowledgement", b"acknowledgement", "hello", b"hello", "message", b"message"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["acknowledgement", b"acknowledgement", "hello", b"hello", "message", b"message"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["hello", "acknowledgement"]  # noqa: Y015
+    _WhichOneofArgType_message: _TypeAlias = _typing.Literal["message", b"message"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_message) -> _WhichOneofReturnType_message | None: ...
+
+Global___WatchRequest: _TypeAlias = WatchRequest  # noqa: Y015
+
+@_typing.final
+class WatchHello(_message.Message):
+    """Who watches."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ROUTER_FIELD_NUMBER: _builtins.int
+    APPLIED_VERSION_FIELD_NUMBER: _builtins.int
+    router: _builtins.str
+    """Router's name."""
+    applied_version: _builtins.int
+    """Version that it applies already; 0 for none."""
+    def __init__(
+        self,
+        *,
+        router: _builtins.str = ...,
+        applied_version: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["applied_version", b"applied_version", "router", b"router"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WatchHello: _TypeAlias = WatchHello  # noqa: Y015
+
+@_typing.final
+class WatchAcknowledgement(_message.Message):
+    """What became of a set."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NONCE_FIELD_NUMBER: _builtins.int
+    APPLIED_VERSION_FIELD_NUMBER: _builtins.int
+    REFUSAL_FIELD_NUMBER: _builtins.int
+    nonce: _builtins.int
+    """Nonce of the response that it answers."""
+    applied_version: _builtins.int
+    """Version that the router applies now."""
+    refusal: _builtins.str
+    """Why the set was refused; empty when it was applied."""
+    def __init__(
+        self,
+        *,
+        nonce: _builtins.int = ...,
+        applied_version: _builtins.int = ...,
+        refusal: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["applied_version", b"applied_version", "nonce", b"nonce", "refusal", b"refusal"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WatchAcknowledgement: _TypeAlias = WatchAcknowledgement  # noqa: Y015
+
+@_typing.final
+class WatchResponse(_message.Message):
+    """What a router is told."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NONCE_FIELD_NUMBER: _builtins.int
+    SET_FIELD_NUMBER: _builtins.int
+    VERSION_FIELD_NUMBER: _builtins.int
+    nonce: _builtins.int
+    """Number of this response on its stream."""
+    version: _builtins.int
+    """Version of the newest set."""
+    @_builtins.property
+    def set(self) -> Global___ExperimentSet:
+        """The whole set; absent in a heartbeat. Never an empty set but when there really is no experiment."""
+
+    def __init__(
+        self,
+        *,
+        nonce: _builtins.int = ...,
+        set: Global___ExperimentSet | None = ...,
+        version: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["set", b"set"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["nonce", b"nonce", "set", b"set", "version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WatchResponse: _TypeAlias = WatchResponse  # noqa: Y015
