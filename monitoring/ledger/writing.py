@@ -20,8 +20,8 @@ from sqlalchemy import Connection, Table, bindparam, delete, select, update
 from sqlalchemy.exc import IntegrityError
 
 from monitoring.ledger.records import Batch, DecisionRow, Key, OutcomeRow, SnapshotRow
-from monitoring.ledger.sqlite import bulk_insert
 from monitoring.ledger.tables import COUNTERS, DECISIONS, OUTCOMES, SET_ASIDE, SNAPSHOTS
+from services.runtime.database import bulk_insert
 from turnout.v1 import ledger_pb2
 
 WAITING: Final = "outcomes_waiting"

@@ -11,14 +11,14 @@ from typing import Final
 
 from prometheus_client import CollectorRegistry, ProcessCollector, start_http_server
 
-from monitoring.ledger.sqlite import LedgerUnusable
 from services.hub.bootstrap import running
 from services.runtime.config import ConfigError, read_config
+from services.runtime.database import DatabaseUnusable
 from services.runtime.logs import configure_logs
 from services.runtime.serving import announce, until_signalled
 
 _WRONG: Final = 2
-"""Exit code for a wrong configuration, a ledger that cannot be opened, or an address that is taken."""
+"""Exit code for a wrong configuration, a database that cannot be opened, or an address that is taken."""
 
 
 async def run(config_path: Path) -> None:
@@ -51,7 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     configure_logs("hub")
     try:
         asyncio.run(run(options.config))
-    except (ConfigError, LedgerUnusable, OSError) as error:
+    except (ConfigError, DatabaseUnusable, OSError) as error:
         sys.stderr.write(f"hub: {error}\n")
         return _WRONG
     return 0

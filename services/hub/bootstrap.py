@@ -11,6 +11,7 @@ from typing import Final
 
 import grpc
 from prometheus_client import CollectorRegistry
+from sqlalchemy import URL
 
 from monitoring.ledger.metrics import LedgerMetrics
 from monitoring.ledger.service import LedgerService
@@ -18,7 +19,8 @@ from monitoring.ledger.store import Store, open_store
 from services.control.file import ExperimentFile
 from services.control.service import ExperimentService
 from services.hub.dry_run import decide
-from services.runtime.config import read_config
+from services.runtime.config import Config, read_config
+from services.runtime.database import Database, open_database, sqlite_url
 from services.runtime.grpc_binding import Admission, bind
 from services.runtime.home import Home
 from services.runtime.identity import Identify, by_token, everybody
@@ -39,6 +41,7 @@ class Hub:
     """A running hub."""
 
     server: Server
+    database: Database
     store: Store
 
 
@@ -62,7 +65,7 @@ async def running(
 
     Raises:
         ConfigError: the file is wrong.
-        LedgerUnusable: the ledger cannot be opened.
+        DatabaseUnusable: the database cannot be opened.
         OSError: the address cannot be bound.
     """
     config = read_config(config_path)
@@ -70,7 +73,10 @@ async def running(
     identify: Identify = by_token({OPERATOR: token}) if token else everybody
     metrics = LedgerMetrics(registry)
     experiments = ExperimentService(ExperimentFile(config_path, clock=clock), decide, now_us=now_us)
-    with open_store(Home(config.home).ledger, now_us=now_us, clock=clock, appended=metrics.appended) as store:
+    with (
+        open_database(_database_url(config), clock=clock) as database,
+        open_store(database, now_us=now_us, clock=clock, appended=metrics.appended) as store,
+    ):
 
         def handlers(server: Server) -> list[grpc.GenericRpcHandler]:
             ledger = LedgerService(store, stopping=server.stopping.is_set)
@@ -83,4 +89,9 @@ async def running(
         async with serving(handlers, config.hub.grpc, options=BACKEND_OPTIONS, drain_seconds=drain_seconds) as server:
             for service in (_LEDGER, _EXPERIMENTS):
                 await server.set_serving(service.full_name, serving=True)
-            yield Hub(server, store)
+            yield Hub(server, database, store)
+
+
+def _database_url(config: Config) -> str | URL:
+    """Gives the database's URL: the configured one, or a SQLite file under `home`."""
+    return config.hub.database_url.get_secret_value() or sqlite_url(Home(config.home).ledger)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Annotated, Any, Final
 
 import yaml
-from pydantic import AfterValidator, Field, ValidationError, field_validator, model_validator
+from pydantic import AfterValidator, Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
 from services.runtime.experiment import Experiment, FamilyName, Frozen, Layer, Name
@@ -22,6 +23,13 @@ def _port_exists(address: str) -> str:
     if not address.startswith("unix:") and int(address.rpartition(":")[2]) > MAX_PORT:
         raise ValueError(f"a port is at most {MAX_PORT}")
     return address
+
+
+def _known_database(url: SecretStr) -> SecretStr:
+    if url.get_secret_value() and not re.match(r"(sqlite:///.|postgresql(\+psycopg)?://)", url.get_secret_value()):
+        # The text itself is not repeated: a password may stand in it.
+        raise ValueError("a database is sqlite:////PATH or postgresql://USER:PASSWORD@HOST/NAME")
+    return url
 
 
 Address = Annotated[
@@ -84,6 +92,9 @@ class RouterConfig(Listen):
     max_concurrent_calls: int = Field(default=1024, ge=1, le=100_000)
     wait_for_commit: bool = False
     """Answer only when the decision is on stable storage; adds the group commit's few milliseconds."""
+    journal_max_bytes: int = Field(default=4 << 30, ge=64 << 20, le=1 << 50)
+    """Bound of the journal on disk while the ledger is away; beyond it records wait in memory, up to 64 MiB, and what
+    does not fit there is counted as set aside."""
     recent_decisions: int = Field(default=50_000, ge=1000, le=10_000_000)
     """Decisions kept in memory to answer a repeated id and to know an outcome's decision."""
 
@@ -93,6 +104,8 @@ class HubConfig(Listen):
 
     grpc: Address = "127.0.0.1:8003"
     metrics: TcpAddress = "127.0.0.1:8004"
+    database_url: Annotated[SecretStr, AfterValidator(_known_database)] = SecretStr("")
+    """`sqlite:////PATH` or `postgresql://USER:PASSWORD@HOST/NAME`; empty: a SQLite file under `home`."""
 
 
 class Tenant(Frozen):

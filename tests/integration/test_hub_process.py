@@ -109,7 +109,7 @@ def test_a_damaged_ledger_is_refused_and_left_as_it_is(config: Path) -> None:
     with hub(config) as process:
         _, errors = process.communicate(timeout=30)
         assert process.returncode == 2
-        assert "is not a ledger" in errors
+        assert "is not a database" in errors
     assert ledger.read_bytes() == b"this is no database" * 100
 
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import itertools
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +17,11 @@ from hypothesis import strategies as st
 from sqlalchemy import Connection, select
 
 from monitoring.ledger import reading
-from monitoring.ledger.sqlite import run_outside_transaction
 from monitoring.ledger.store import Store, open_store
 from monitoring.ledger.tables import COUNTERS, DECISIONS, OUTCOMES, SET_ASIDE, SNAPSHOTS
 from monitoring.ledger.writing import CONFLICT
+from services.runtime.database import open_database
+from services.runtime.database.sqlite import run_outside_transaction
 from services.runtime.errors import Unavailable
 from turnout.v1 import ledger_pb2, prediction_pb2
 
@@ -87,8 +89,11 @@ DAMAGED = st.sampled_from([b"", b"\xff", b"\x0a\x00"])
 RECORDS = st.lists(st.one_of(decisions(), decisions(), outcomes(), snapshots(), DAMAGED), max_size=25)
 
 
-def an_open_store(folder: str, *, max_set_aside: int = 10_000) -> Any:
-    return open_store(Path(folder) / "ledger.sqlite", now_us=lambda: 1, max_set_aside=max_set_aside)
+@contextlib.contextmanager
+def an_open_store(folder: str, *, max_set_aside: int = 10_000) -> Iterator[Store]:
+    url = f"sqlite:///{folder}/ledger.sqlite"
+    with open_database(url) as database, open_store(database, now_us=lambda: 1, max_set_aside=max_set_aside) as store:
+        yield store
 
 
 def contents(store: Store) -> dict[str, Any]:
@@ -241,9 +246,11 @@ def test_a_full_disk_refuses_the_batch_as_a_whole_and_the_next_try_stores_it() -
         request.append(ledger_pb2.JournalRecord(outcome=outcome).SerializeToString())
     with tempfile.TemporaryDirectory(dir=MEMORY) as folder, an_open_store(folder) as store:
         before = contents(store)
-        run_outside_transaction(store._writer, "PRAGMA max_page_count = 1")  # SQLite takes the present size instead
-        with pytest.raises(Unavailable, match="nothing of this batch was stored"):
+        run_outside_transaction(
+            store._database._connected.writer, "PRAGMA max_page_count = 1"
+        )  # SQLite takes the present size instead
+        with pytest.raises(Unavailable, match="nothing was stored"):
             send(store, request)
         assert contents(store) == before
-        run_outside_transaction(store._writer, "PRAGMA max_page_count = 1000000")
+        run_outside_transaction(store._database._connected.writer, "PRAGMA max_page_count = 1000000")
         assert send(store, request) == 203

@@ -1,4 +1,4 @@
-"""All that is particular to SQLite: how connections are opened, what they promise, and how rows go in fast.
+"""All that is particular to SQLite: how connections are opened and what they promise.
 
 One connection writes and checkpoints; readers are opened read-only and cannot checkpoint. So the race between a
 checkpoint and a writer on two connections (sqlite.org/wal.html, "WAL-reset bug", fixed in 3.51.3) cannot happen
@@ -10,12 +10,16 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import sqlite3
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
+from urllib.parse import quote
 
-from sqlalchemy import Connection, Engine, Table, create_engine, event, insert
+from sqlalchemy import Connection, Engine, create_engine, event
 from sqlalchemy.pool import QueuePool, StaticPool
+
+from services.runtime.database.connecting import READERS, Connected, DatabaseUnusable
 
 CHECKPOINT_PAGES: Final = 4000
 """The writer moves the log into the file each time it holds this many pages (16 MB)."""
@@ -33,25 +37,56 @@ _STEPS_BETWEEN_LOOKS: Final = 20_000
 """Steps of SQLite's machine between two looks at the clock: a fraction of a millisecond."""
 
 
-class LedgerUnusable(Exception):
-    """The ledger's file cannot be used; the text says why and what to do, and is safe to show."""
+@contextlib.contextmanager
+def connected(path: Path, *, clock: Callable[[], float]) -> Iterator[Connected]:
+    """Holds a file for this process alone and gives its engines.
+
+    Raises:
+        DatabaseUnusable: another process holds it, or the folder cannot be written.
+    """
+    with sole_owner(path):
+        writer = _open_writer(path)
+        readers = _open_readers(path)
+
+        def limited(connection: Connection, seconds: float) -> contextlib.AbstractContextManager[None]:
+            return _time_limit(connection, clock, seconds)
+
+        try:
+            yield Connected(
+                dialect="sqlite",
+                name=str(path),
+                writer=writer,
+                readers=readers,
+                limited=limited,
+                interrupted=lambda error: "interrupted" in str(error),
+                finish=lambda: run_outside_transaction(writer, "PRAGMA wal_checkpoint(TRUNCATE)"),
+                generation=lambda: 0,
+            )
+        finally:
+            readers.dispose()
+            writer.dispose()
 
 
-def open_writer(path: Path) -> Engine:
+def _open_writer(path: Path) -> Engine:
     """Opens the one connection that writes; it may move between threads but is used by one at a time."""
-    engine = create_engine(f"sqlite:///{path}", poolclass=StaticPool, connect_args={"check_same_thread": False})
+    engine = create_engine(
+        "sqlite://",
+        creator=lambda: sqlite3.connect(path, check_same_thread=False),
+        poolclass=StaticPool,
+    )
     _prepare(engine, _WRITER_PRAGMAS, "BEGIN IMMEDIATE")
     return engine
 
 
-def open_readers(path: Path, count: int) -> Engine:
-    """Opens up to `count` read-only connections; each transaction sees one unchanging state."""
+def _open_readers(path: Path) -> Engine:
+    """Opens read-only connections; each transaction sees one unchanging state."""
+    address = f"file:{quote(str(path))}?mode=ro"
     engine = create_engine(
-        f"sqlite:///file:{path}?mode=ro&uri=true",
+        "sqlite://",
+        creator=lambda: sqlite3.connect(address, uri=True, check_same_thread=False),
         poolclass=QueuePool,
-        pool_size=count,
+        pool_size=READERS,
         max_overflow=0,
-        connect_args={"check_same_thread": False},
     )
     _prepare(engine, _READER_PRAGMAS, "BEGIN")
     return engine
@@ -72,11 +107,6 @@ def _prepare(engine: Engine, pragmas: Sequence[str], begin: str) -> None:
         connection.exec_driver_sql(begin)
 
 
-def finish(engine: Engine) -> None:
-    """Moves the whole log into the file; for the writer, before it closes."""
-    run_outside_transaction(engine, "PRAGMA wal_checkpoint(TRUNCATE)")
-
-
 def run_outside_transaction(engine: Engine, statement: str) -> None:
     """Runs a statement that SQLite refuses inside a transaction, or that belongs to the connection."""
     connection = engine.raw_connection()
@@ -88,16 +118,8 @@ def run_outside_transaction(engine: Engine, statement: str) -> None:
         connection.close()
 
 
-def bulk_insert(connection: Connection, table: Table, rows: Sequence[tuple[Any, ...]]) -> None:
-    """Inserts tuples in the order of the table's columns, without a mapping for each row."""
-    if rows:
-        statement = str(insert(table).compile(dialect=connection.dialect))
-        connection.exec_driver_sql(statement, list(rows))
-
-
 @contextlib.contextmanager
-def time_limit(connection: Connection, clock: Callable[[], float], seconds: float) -> Iterator[None]:
-    """Interrupts what the connection does after so many seconds, with SQLAlchemy's OperationalError."""
+def _time_limit(connection: Connection, clock: Callable[[], float], seconds: float) -> Iterator[None]:
     end = clock() + seconds
     driver: Any = connection.connection.driver_connection
     driver.set_progress_handler(lambda: clock() > end, _STEPS_BETWEEN_LOOKS)
@@ -109,22 +131,22 @@ def time_limit(connection: Connection, clock: Callable[[], float], seconds: floa
 
 @contextlib.contextmanager
 def sole_owner(path: Path) -> Iterator[None]:
-    """Holds the ledger for this process alone; the system lets go of it when the process ends in any way.
+    """Holds a file for this process alone; the system lets go of it when the process ends in any way.
 
     Raises:
-        LedgerUnusable: another process holds it, or the folder cannot be written.
+        DatabaseUnusable: another process holds it, or the folder cannot be written.
     """
     lock = path.with_name(path.name + ".lock")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError as error:
-        raise LedgerUnusable(f"{path.parent} cannot be written: {error.strerror}") from error
+        raise DatabaseUnusable(f"{path.parent} cannot be written: {error.strerror}") from error
     try:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
-            raise LedgerUnusable(f"{path} is in use by another process: stop that hub first") from error
+            raise DatabaseUnusable(f"{path} is in use by another process: stop that hub first") from error
         yield
     finally:
         os.close(descriptor)
