@@ -78,12 +78,13 @@ async def running(
         tables = TableBuilder(loop=loop, jitter=random.random)
         table, _ = tables.build(config)
         stack.push_async_callback(tables.close)
-        log = journal.Journal(Home(config.home).journal(name))
+        log = journal.Journal(Home(config.home).journal(name), max_bytes=config.router.journal_max_bytes)
         stack.callback(log.close)
         recent, rotation = RecentDecisions(config.router.recent_decisions), Rotation()
         _restore(log.folder, recent, rotation)
         metrics.held.set_function(lambda: log.held)
         metrics.lost.set_function(lambda: log.lost)
+        metrics.follow_journal(lambda: log.status)
         decider = Decider(
             table,
             journal=log,

@@ -7,6 +7,7 @@ from typing import Final
 
 import grpc
 
+from router.shipping import Refused
 from turnout.v1 import ledger_pb2
 
 _SERVICE: Final = "/turnout.v1.LedgerService"
@@ -17,6 +18,10 @@ _OPTIONS: Final = (
     ("grpc.max_reconnect_backoff_ms", 1_000),
 )
 _SHIP_SECONDS: Final = 10.0
+_CONTENT: Final = (grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.OUT_OF_RANGE)
+"""The hub says that the records themselves are at fault."""
+_PERHAPS_CONTENT: Final = (grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN, grpc.StatusCode.DATA_LOSS)
+"""The hub failed on these records; whether on others too is for the shipper to find out."""
 _FIND_SECONDS: Final = 1.0
 
 
@@ -37,17 +42,24 @@ class HubLedger:
             response_deserializer=ledger_pb2.FindDecisionsResponse.FromString,
         )
 
-    async def ship(self, records: Sequence[bytes]) -> None:
-        """Stores records in the ledger.
+    async def ship(self, records: Sequence[bytes]) -> int:
+        """Stores records in the ledger; gives how many it set aside.
 
         Raises:
-            ConnectionError: the ledger did not confirm them.
+            Refused: the ledger answers, and takes none of them.
+            ConnectionError: the ledger did not confirm them; it is away, busy, or wants another credential.
         """
         request = ledger_pb2.AppendRecordsRequest(records=records, router=self._router)
         try:
-            await self._append(request, timeout=_SHIP_SECONDS, metadata=self._metadata)
+            reply: ledger_pb2.AppendRecordsResponse = await self._append(
+                request, timeout=_SHIP_SECONDS, metadata=self._metadata
+            )
         except grpc.aio.AioRpcError as error:
-            raise ConnectionError(error.code().name) from error
+            code = error.code()
+            if code in _CONTENT or code in _PERHAPS_CONTENT:
+                raise Refused(code.name, definite=code in _CONTENT) from error
+            raise ConnectionError(code.name) from error
+        return int(reply.set_aside)
 
     async def find(self, tenant: str, decision_ids: Sequence[str]) -> Sequence[str] | None:
         """Gives the family of each decision, "" for an unknown one; None when the ledger is away."""

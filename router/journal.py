@@ -1,12 +1,12 @@
 """The router's journal: an append-only log on disk that holds every decision until the ledger has it.
 
-Layout: segments `<first sequence, 20 digits>.journal`, each a run of frames: length (u32) and CRC-32 (u32) of the
-payload, little-endian, then the payload. A frame is handed to the operating system before the caller hears its
-answer (it survives the router's death) and reaches stable storage by group commit a few milliseconds later (it
-survives a power cut). A torn or damaged tail is cut off when the journal is opened.
+A record is handed to the operating system before the caller hears its answer (it survives the router's death) and
+reaches stable storage by group commit a few milliseconds later (it survives a power cut); only an answer that waited
+for that says `durable`. A torn tail is cut off when the journal is opened.
 
-When the disk refuses (full, gone), frames wait in bounded memory and are written when it heals; what does not fit is
-counted, never silent.
+When the disk refuses (full, gone, over the journal's own bound), records wait in bounded memory, from where they are
+written when it heals or shipped straight to the ledger. What does not fit there either is lost, and counted: numbers
+are given to records before anything else, so a lost one leaves a gap that is found.
 """
 
 from __future__ import annotations
@@ -14,107 +14,155 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import struct
 import threading
-import zlib
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
 import structlog
 
+from router.accounts import Accounts, JournalStatus
+from router.disk import Disk, LocalDisk, lock, write_all
+from router.frames import frame
+from router.held import Held
+from router.rejects import Rejects
+from router.segments import Segment, Tail, find_tail, first_number, newest, segment_path, segments
+
+__all__ = ["Journal", "newest", "segments"]
 _log = structlog.get_logger(__name__)
-_HEAD: Final = struct.Struct("<II")
-MAX_PAYLOAD: Final = 1 << 20
 SEGMENT_BYTES: Final = 8 << 20
+MAX_BYTES: Final = 4 << 30
 COMMIT_SECONDS: Final = 0.005
-RETRY_SECONDS: Final = 1.0
+RETRY_SECONDS: Final = 0.5
 MAX_HELD_BYTES: Final = 64 << 20
-
-
-def frame(payload: bytes) -> bytes:
-    """Gives a payload's frame."""
-    return _HEAD.pack(len(payload), zlib.crc32(payload)) + payload
-
-
-def frames(data: bytes) -> Iterator[tuple[int, bytes]]:
-    """Gives (offset after the frame, payload) of each whole, undamaged frame at the start of `data`."""
-    offset = 0
-    while offset + _HEAD.size <= len(data):
-        length, crc = _HEAD.unpack_from(data, offset)
-        end = offset + _HEAD.size + length
-        if length > MAX_PAYLOAD or end > len(data):
-            return
-        payload = data[offset + _HEAD.size : end]
-        if zlib.crc32(payload) != crc:
-            return
-        yield end, payload
-        offset = end
+MAX_WAITERS: Final = 100_000
+COMMIT_PATIENCE_SECONDS: Final = 0.1
+_HEALED_AT_ONCE: Final = 64
 
 
 class Journal:
     """An open journal. One process at a time: the folder is locked.
 
+    Args:
+        folder: the journal's own folder, made when it is not there.
+        max_bytes: bound of all segments together; beyond it records wait in memory.
+        segment_bytes: from this size on a new segment is begun.
+        max_held_bytes: bound of the memory for records that the disk refuses.
+        disk: the file system.
+
     Raises:
-        OSError: the folder cannot be written, or another process has it.
+        OSError: the folder cannot be had, or another process has it. A disk that is merely full is no error.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        max_bytes: int = MAX_BYTES,
+        segment_bytes: int = SEGMENT_BYTES,
+        max_held_bytes: int = MAX_HELD_BYTES,
+        disk: Disk | None = None,
+    ) -> None:
         self.folder = folder
         folder.mkdir(parents=True, exist_ok=True)
-        self._lock = _lock(folder / "lock")
-        last = max(segments(folder), default=None)
-        start = _cut_tail(last) if last is not None else 0
-        self._path = last if last is not None else folder / _name(0)
-        self._fd = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
-        self._size = start
-        self._index = int(self._path.stem)
-        self._held: deque[bytes] = deque()
-        self._held_bytes = 0
-        self.lost = 0
-        """Frames that neither the disk nor the bounded memory could take."""
+        self._disk = disk or LocalDisk()
+        self._lock = lock(folder)
+        self._max_bytes = max_bytes
+        self._segment_bytes = min(segment_bytes, max_bytes // 8)
+        present = segments(folder)
+        self.accounts = Accounts(folder, self._disk, fresh=not present)
+        if not self.accounts.known:
+            index, number = first_number(folder)
+            self.accounts.change(settled=number, stored=number, segment=index)
+        self.rejects = Rejects(folder, self._disk)
+        tail = find_tail(folder)
+        shipped = self.accounts.now
+        if shipped.segment > tail.index:
+            # Somebody removed segments: the next one stands where shipping goes on.
+            tail = Tail(shipped.segment, 0, b"", tail.next_number)
+        if shipped.segment == tail.index and shipped.offset > tail.size:
+            self.accounts.change(offset=tail.size)
+        self._next = max(tail.next_number, self.accounts.now.settled, self.accounts.now.started)
+        self._bytes = sum(path.stat().st_size for path in present) - len(tail.torn)
+        self._segment = Segment(tail.index, segment_path(folder, tail.index), -1, tail.size)
+        self._unusable = True
+        """Whether the segment may not be written any more: it could not be opened, or a synchronisation failed."""
+        self._open_tail(tail.torn, present[-3:-1])
+        self._held = Held(max_held_bytes)
         # Shared with the committing thread: what needs stable storage, and who waits for it.
-        self._dirty = threading.Event()
-        self._marked = False
-        self._hurry = threading.Event()
-        self._stopping = False
-        self._waiters: deque[asyncio.Future[None]] = deque()
-        self._rolled: deque[int] = deque()
+        self._durable = (self._segment.index, self._segment.size)
+        self._unsynced: deque[tuple[int, int, bytes]] = deque()
+        self._names_made, self._names_stable = 1, 0
+        self._dirty, self._hurry, self._resume = threading.Event(), threading.Event(), threading.Event()
+        self._marked = self._stopping = False
+        self._waiters: deque[asyncio.Future[bool]] = deque()
+        self._rolled: deque[Segment] = deque()
         self._attention = asyncio.Event()
 
     @property
     def held(self) -> int:
-        """Frames that wait in memory because the disk refuses them."""
-        return len(self._held)
+        """Records that wait in memory because the disk refuses them."""
+        return self._held.records
+
+    @property
+    def lost(self) -> int:
+        """Records whose content is gone: neither disk nor memory had room, or the disk damaged them."""
+        return self.accounts.now.missing + self._held.lost
+
+    @property
+    def status(self) -> JournalStatus:
+        """What became of every record."""
+        now, lost = self.accounts.now, self._held.lost
+        return JournalStatus(
+            started=self._next,
+            stored=now.stored,
+            pending=self._next - now.settled - lost,
+            set_aside=now.refused + now.missing + lost,
+            missing=now.missing + lost,
+            held=self._held.records,
+            disk_bytes=self._bytes,
+        )
 
     def append(self, payloads: Sequence[bytes]) -> bool:
         """Hands payloads to the operating system in one write; False when the disk refused and they are held."""
-        data = frame(payloads[0]) if len(payloads) == 1 else b"".join(map(frame, payloads))
-        if self._held:
-            self._hold(data, len(payloads))
-            return False
-        try:
-            self._write(data)
-        except OSError as error:
-            _log.error("journal cannot be written", reason=error.strerror)
-            self._hold(data, len(payloads))
-            return False
-        return True
+        first, count = self._next, len(payloads)
+        self._next += count
+        data = frame(first, payloads[0]) if count == 1 else b"".join(map(frame, range(first, first + count), payloads))
+        if not self._held:
+            try:
+                self._write(first, count, data)
+            except OSError as error:
+                _log.error("the journal cannot be written; records wait in memory", reason=error.strerror)
+            else:
+                return True
+        self._held.add(first, count, data)
+        # Where the disk has no room for records there is still this: after a crash they are known to be missing.
+        self.accounts.change(started=self._next)
+        self._mark()
+        return False
 
-    async def committed(self) -> bool:
-        """Waits until everything appended so far is on stable storage; False when the disk refuses."""
-        if self._held:
+    async def committed(self, seconds: float = COMMIT_PATIENCE_SECONDS) -> bool:
+        """Waits until everything appended so far is on stable storage.
+
+        Args:
+            seconds: how long to wait; a disk that stalls must not cost a caller its answer.
+
+        Returns:
+            False when the disk refuses or takes longer.
+        """
+        if self._held or len(self._waiters) >= MAX_WAITERS:
             return False
-        waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        loop = asyncio.get_running_loop()
+        waiter: asyncio.Future[bool] = loop.create_future()
         self._waiters.append(waiter)
         self._mark()
         self._hurry.set()
+        timer = loop.call_later(seconds, _settle, waiter, False)  # noqa: FBT003 - call_later takes no keywords
         try:
-            await waiter
-        except OSError:
-            return False
-        return True
+            return await waiter
+        finally:
+            timer.cancel()
 
     async def run(self) -> None:
         """Group commit, until cancelled: one synchronisation every few milliseconds, in a thread of its own.
@@ -125,19 +173,114 @@ class Journal:
         loop = asyncio.get_running_loop()
         thread = threading.Thread(target=self._commit_forever, args=(loop,), name="journal", daemon=True)
         thread.start()
+        if self._unusable:
+            self._attention.set()
         try:
             while True:
                 await self._attention.wait()
                 self._attention.clear()
-                if self._size >= SEGMENT_BYTES:
-                    self._roll()
-                if self._held:
-                    await self._heal()
+                if self._segment.size >= self._segment_bytes and not self._held:
+                    with contextlib.suppress(OSError):
+                        self._roll()
+                await self._heal()
         finally:
             self._stopping = True
-            self._hurry.set()
-            self._dirty.set()
+            for event in (self._hurry, self._dirty, self._resume):
+                event.set()
             await loop.run_in_executor(None, thread.join)
+
+    def synchronise(self) -> OSError | None:
+        """Brings everything written so far to stable storage; gives the error when the disk refuses.
+
+        Called by the committing thread, and by tests in its place.
+        """
+        # The segment is looked at before those that were left behind: one that is left from here on is synchronised
+        # as this one.
+        segment, unsynced, names = self._segment, len(self._unsynced), self._names_made
+        size, rolled = segment.size, list(self._rolled)
+        try:
+            for old in rolled:
+                self._disk.sync(old.descriptor)
+            if segment.descriptor >= 0:
+                self._disk.sync(segment.descriptor)
+            if names > self._names_stable:
+                self._disk.sync_folder(self.folder)
+                self._names_stable = names
+        except OSError as error:
+            return error
+        for old in rolled:
+            if old is not segment:
+                self._rolled.remove(old)
+                self._disk.close(old.descriptor)
+        self._durable = (segment.index, size)
+        for _ in range(unsynced):
+            self._unsynced.popleft()
+        return None
+
+    def durable_end(self, index: int) -> int:
+        """Gives the offset up to which a segment is on stable storage; a whole one has no bound."""
+        newest_index, size = self._durable
+        if index == newest_index:
+            return size
+        return (1 << 62) if index < newest_index else 0
+
+    def held_frames(self, limit: int) -> list[tuple[int, bytes]]:
+        """Gives the oldest records that wait in memory, with their numbers, once all older ones are stable on disk."""
+        return [] if self._unsynced else self._held.first(limit)
+
+    def settled(self) -> None:
+        """Lets go of records in memory that the ledger has confirmed meanwhile."""
+        self._held.drop_before(self.accounts.now.settled)
+
+    def passed_gap(self, records: int) -> None:
+        """Notes that `records` missing records are in the accounts now."""
+        self._held.lost = max(0, self._held.lost - records)
+
+    def drop(self, paths: Sequence[Path]) -> None:
+        """Removes segments that were shipped; the accounts that say so are made stable first.
+
+        Raises:
+            OSError: the disk refuses.
+        """
+        self.accounts.sync()
+        for path in paths:
+            size = path.stat().st_size
+            self._disk.remove(path)
+            self._bytes -= size
+
+    def close(self) -> None:
+        """Writes what is held if the disk lets it, synchronises and closes."""
+        with contextlib.suppress(OSError):
+            self._write_held(self._held.records)
+        error = self.synchronise()
+        if error is not None:
+            _log.error("the journal cannot be synchronised", reason=error.strerror)
+        if self._held:
+            _log.error("the journal closed with records that the disk refused", records=self._held.records)
+        self.accounts.change(started=self._next)
+        self.accounts.close()
+        for segment in (*self._rolled, self._segment):
+            if segment.descriptor >= 0:
+                self._disk.close(segment.descriptor)
+        os.close(self._lock)
+
+    def _open_tail(self, torn: bytes, before: Sequence[Path]) -> None:
+        """Opens the newest segment; what a process that was killed left unsynchronised becomes stable first."""
+        segment = self._segment
+        try:
+            for path in before:
+                descriptor = self._disk.open(path)
+                self._disk.sync(descriptor)
+                self._disk.close(descriptor)
+            segment.descriptor = self._disk.open(segment.path)
+            if torn:
+                self.rejects.add(torn, f"torn end of {segment.path.name}")
+                self._disk.truncate(segment.descriptor, segment.size)
+            self._disk.sync(segment.descriptor)
+        except OSError as error:
+            _log.error("the journal cannot be opened; records wait in memory", reason=error.strerror)
+            return
+        self._unusable = False
 
     def _commit_forever(self, loop: asyncio.AbstractEventLoop) -> None:
         while True:
@@ -150,29 +293,36 @@ class Journal:
             self._dirty.clear()
             self._marked = False
             waiting = len(self._waiters)
-            error = self._synchronise()
-            if waiting or error or self._held or self._size >= SEGMENT_BYTES:
+            error = self.synchronise()
+            if waiting or error or self._held or self._segment.size >= self._segment_bytes:
                 waiters = [self._waiters.popleft() for _ in range(waiting)]
                 loop.call_soon_threadsafe(self._committed, waiters, error)
+            if error is not None:
+                self._resume.wait()
+                self._resume.clear()
 
-    def _synchronise(self) -> OSError | None:
-        """Brings everything written so far to stable storage; a segment that was left behind is closed after it."""
-        try:
-            while self._rolled:
-                os.fdatasync(self._rolled[0])
-                os.close(self._rolled.popleft())
-            os.fdatasync(self._fd)
-        except OSError as error:
-            return error
-        return None
-
-    def _committed(self, waiters: Sequence[asyncio.Future[None]], error: OSError | None) -> None:
+    def _committed(self, waiters: Sequence[asyncio.Future[bool]], error: OSError | None) -> None:
         if error is not None:
-            _log.error("journal cannot be synchronised", reason=error.strerror)
+            _log.error("the journal cannot be synchronised", reason=error.strerror)
+            self._take_back()
+            self._resume.set()
         for waiter in waiters:
-            if not waiter.done():
-                waiter.set_exception(error) if error else waiter.set_result(None)
+            _settle(waiter, error is None)
         self._attention.set()
+
+    def _take_back(self) -> None:
+        """After a failed synchronisation nobody knows what is on disk: all of it is written anew, elsewhere."""
+        self._unusable = True
+        for segment in (*self._rolled, self._segment):
+            whole = min(self.durable_end(segment.index), segment.size)
+            self._bytes -= segment.size - whole
+            segment.size = whole
+            with contextlib.suppress(OSError):
+                self._disk.truncate(segment.descriptor, whole)
+        while self._rolled:
+            self._disk.close(self._rolled.popleft().descriptor)
+        while self._unsynced:
+            self._held.put_back(*self._unsynced.pop())
 
     def _mark(self) -> None:
         # A plain flag first: setting an event that is set costs a lock each time.
@@ -181,99 +331,62 @@ class Journal:
             self._dirty.set()
 
     async def _heal(self) -> None:
-        while self._held:
+        while self._held or self._unusable:
             try:
-                while self._held:
-                    self._write(self._held[0])
-                    self._held_bytes -= len(self._held.popleft())
-                _log.info("journal writes again")
+                self._write_held(_HEALED_AT_ONCE)
             except OSError:
                 await asyncio.sleep(RETRY_SECONDS)
+            else:
+                if not self._held:
+                    _log.info("the journal writes again")
+                await asyncio.sleep(0)
 
-    def close(self) -> None:
-        """Writes what is held if the disk lets it, synchronises and closes."""
-        with contextlib.suppress(OSError):
-            while self._held:
-                self._write(self._held[0])
-                self._held.popleft()
-            error = self._synchronise()
-            if error is not None:
-                _log.error("journal cannot be synchronised", reason=error.strerror)
-        if self._held:
-            _log.error("journal closed with frames that the disk refused", frames=len(self._held))
-        os.close(self._fd)
-        os.close(self._lock)
+    def _write_held(self, most: int) -> None:
+        if self._unusable or self._segment.size >= self._segment_bytes:
+            self._roll()
+        while self._held and most > 0:
+            first, count, data = self._held.oldest()
+            self._write(first, count, data)
+            self._held.drop_before(first + count)
+            most -= 1
 
-    def _hold(self, data: bytes, count: int) -> None:
-        if self._held_bytes + len(data) > MAX_HELD_BYTES:
-            self.lost += count
-        else:
-            self._held.append(data)
-            self._held_bytes += len(data)
-        self._mark()
-
-    def _write(self, data: bytes) -> None:
+    def _write(self, first: int, count: int, data: bytes) -> None:
         """Writes all of `data` or nothing: a write that the disk broke off is cut away again."""
+        segment = self._segment
+        if self._unusable or self._bytes + len(data) > self._max_bytes:
+            raise OSError(0, "the journal is at its bound" if not self._unusable else "no segment can be written")
         try:
-            written = os.write(self._fd, data)
-            while written < len(data):
-                written += os.write(self._fd, data[written:])
+            write_all(self._disk, segment.descriptor, data, segment.size)
         except OSError:
             with contextlib.suppress(OSError):
-                os.ftruncate(self._fd, self._size)
+                self._disk.truncate(segment.descriptor, segment.size)
             raise
-        self._size += len(data)
+        self._unsynced.append((first, count, data))
+        segment.size += len(data)
+        self._bytes += len(data)
         self._mark()
 
     def _roll(self) -> None:
-        path = self.folder / _name(self._index + 1)
-        try:
-            fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
-        except OSError as error:
-            _log.error("journal cannot start a segment", reason=error.strerror)
-            return
-        # The committing thread synchronises the old segment once more, then closes it.
-        self._rolled.append(self._fd)
-        self._fd, self._path, self._size, self._index = fd, path, 0, self._index + 1
+        """Begins the next segment.
+
+        Raises:
+            OSError: the disk refuses; the old one goes on.
+        """
+        index = self._segment.index + 1
+        path = segment_path(self.folder, index)
+        descriptor = self._disk.open(path)
+        # The committing thread synchronises the old segment once more, then closes it; one that failed is only closed.
+        old = self._segment
+        if self._unusable:
+            if old.descriptor >= 0:
+                self._disk.close(old.descriptor)
+        else:
+            self._rolled.append(old)
+        self._segment, self._unusable = Segment(index, path, descriptor), False
+        self._names_made += 1
         self._mark()
 
 
-def segments(folder: Path) -> list[Path]:
-    """Lists a journal's segments, oldest first."""
-    return sorted(folder.glob("*.journal"))
-
-
-def newest(folder: Path, limit: int) -> list[bytes]:
-    """Gives the newest payloads on disk, at most `limit`, oldest first."""
-    found: deque[bytes] = deque(maxlen=limit)
-    for path in segments(folder)[-2:]:
-        found.extend(payload for _, payload in frames(path.read_bytes()))
-    return list(found)
-
-
-def _name(index: int) -> str:
-    return f"{index:020d}.journal"
-
-
-def _cut_tail(path: Path) -> int:
-    """Cuts what is not a whole frame off the end of the newest segment; gives the size that remains."""
-    data = path.read_bytes()
-    good = 0
-    for end, _ in frames(data):
-        good = end
-    if good < len(data):
-        _log.warning("journal tail cut off", segment=path.name, bytes=len(data) - good)
-        os.truncate(path, good)
-    return good
-
-
-def _lock(path: Path) -> int:
-    import fcntl
-
-    fd = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        os.close(fd)
-        raise OSError(f"{path.parent} is in use by another router: give each router a name of its own") from None
-    return fd
+def _settle(waiter: asyncio.Future[bool], durable: bool) -> None:  # noqa: FBT001 - a callback's only argument
+    if not waiter.done():
+        waiter.set_result(durable)

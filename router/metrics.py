@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Final
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
+from router.accounts import JournalStatus
 from router.fallback import Fallback
 
 _BUCKETS: Final = (0.0005, 0.001, 0.002, 0.003, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 1.0, 5.0)
@@ -39,13 +42,28 @@ class RouterMetrics:
             "turnout_journal_unshipped_bytes", "Journal bytes that the ledger has not confirmed yet.", registry=registry
         )
         self.held = Gauge(
-            "turnout_journal_held_frames", "Frames held in memory because the disk refuses them.", registry=registry
+            "turnout_journal_held_records", "Records held in memory because the disk refuses them.", registry=registry
         )
         self.lost = Gauge(
-            "turnout_journal_lost_records", "Records that neither disk nor memory could take.", registry=registry
+            "turnout_journal_lost_records",
+            "Records whose content neither disk nor memory kept.",
+            registry=registry,
         )
+        self._records = Gauge(
+            "turnout_journal_records",
+            "Records of the journal by what became of them: started = stored + pending + set_aside.",
+            ("state",),
+            registry=registry,
+        )
+        self._journal_bytes = Gauge("turnout_journal_bytes", "Size of the journal on disk.", registry=registry)
         self._counted: dict[tuple[str, str, str, int], Counter] = {}
         self._timed: dict[str, Histogram] = {}
+
+    def follow_journal(self, status: Callable[[], JournalStatus]) -> None:
+        """Shows the journal's numbers as they are whenever somebody looks."""
+        for state in ("started", "stored", "pending", "set_aside"):
+            self._records.labels(state).set_function(partial(_number, status, state))
+        self._journal_bytes.set_function(lambda: status().disk_bytes)
 
     def predictions(self, family: str, arm: str, served_variant: str, fallback: int, count: int) -> None:
         """Counts answers that share all labels."""
@@ -74,3 +92,7 @@ class RouterMetrics:
     def configuration(self, *, applied: bool) -> None:
         """Counts a reading of the configuration."""
         self._configuration.labels("applied" if applied else "refused").inc()
+
+
+def _number(status: Callable[[], JournalStatus], state: str) -> float:
+    return float(getattr(status(), state))

@@ -1,33 +1,57 @@
 """Ships the journal to the ledger, at least once and in order; the ledger stores exactly once.
 
-The position up to which the ledger has confirmed everything is kept beside the journal. Losing it only makes the same
-records travel again. Segments that were shipped whole are deleted, except the newest ones, from which a restarted
-router learns its recent decisions.
+Only what is on stable storage is shipped (the ledger never knows more than the journal), and, while the disk refuses,
+what waits in memory. How far the ledger has come stands in the journal's accounts; losing it only makes the same
+records travel again. A record that the ledger refuses is found by halving its batch and set aside: it never holds up
+the rest. So is what the disk damaged. Segments that were shipped whole are deleted, except the newest ones, from which
+a restarted router learns its recent decisions.
 """
 
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 from collections.abc import Awaitable, Callable, Sequence
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Final
 
 import structlog
 
-from router.journal import Journal, frames, segments
+from router.frames import MAX_FRAME, Damage, Frame, scan
+from router.journal import Journal
+from router.segments import index_of, segment_path, segments
 
 _log = structlog.get_logger(__name__)
 BATCH_RECORDS: Final = 2000
-CHUNK_BYTES: Final = 2 << 20
+CHUNK_BYTES: Final = 2 * MAX_FRAME
 IDLE_SECONDS: Final = 0.2
 LONGEST_PAUSE_SECONDS: Final = 5.0
 KEEP_SEGMENTS: Final = 2
-_POSITION: Final = "shipped.json"
+MAX_SUSPECTS: Final = 16
+"""Records of one batch refused for no reason of their own, without any accepted, after which the ledger is at fault."""
 
-Ship = Callable[[Sequence[bytes]], Awaitable[None]]
-"""Sends payloads to the ledger; returns when they are stored and raises ConnectionError otherwise."""
+
+class Refused(Exception):
+    """The ledger took the call and refused the records; the text says why. `definite`: the content is at fault."""
+
+    def __init__(self, reason: str, *, definite: bool) -> None:
+        super().__init__(reason)
+        self.definite = definite
+
+
+Ship = Callable[[Sequence[bytes]], Awaitable[int]]
+"""Sends payloads to the ledger; returns when each is stored or set aside there, with the number of the latter.
+
+Raises ConnectionError when the ledger is away, Refused when it wants none of them."""
+
+
+@dataclass(slots=True)
+class _Batch:
+    """What is to be shipped next: records with their numbers, and where the journal goes on behind them."""
+
+    records: list[tuple[int, bytes]]
+    damaged: list[bytes]
+    offset: int
 
 
 class Shipper:
@@ -35,8 +59,8 @@ class Shipper:
 
     def __init__(self, journal: Journal, ship: Ship) -> None:
         self._journal = journal
+        self._accounts = journal.accounts
         self._ship = ship
-        self._segment, self._offset = _read_position(journal.folder)
         self.behind = False
         """Whether the last attempt failed."""
 
@@ -52,6 +76,9 @@ class Shipper:
                     _log.warning("ledger is away; the journal keeps everything", reason=str(error))
                 self.behind, moved = True, False
                 pause = min(pause * 2, LONGEST_PAUSE_SECONDS)
+            except OSError as error:
+                _log.error("the journal cannot be read", reason=error.strerror)
+                moved, pause = False, LONGEST_PAUSE_SECONDS
             if not moved:
                 await asyncio.sleep(pause)
 
@@ -60,13 +87,20 @@ class Shipper:
 
         Raises:
             ConnectionError: the ledger did not confirm; the same batch is due again.
+            OSError: the journal cannot be read.
         """
-        batch, end = self._next_batch()
-        if not batch:
-            return self._advance()
-        await self._ship(batch)
-        self._offset = end
-        self._save()
+        now = self._accounts.now
+        batch = self._next_batch(now.segment, now.offset)
+        if batch.offset > now.offset:
+            await self._settle(batch)
+            return True
+        if self._advance(now.segment):
+            return True
+        held = self._journal.held_frames(BATCH_RECORDS)
+        if not held:
+            return False
+        await self._settle(_Batch(held, [], now.offset))
+        self._journal.settled()
         return True
 
     async def drain(self, seconds: float) -> bool:
@@ -75,60 +109,105 @@ class Shipper:
             async with asyncio.timeout(seconds):
                 while await self.step():
                     pass
-        except (TimeoutError, ConnectionError):
+        except (TimeoutError, OSError):
             return False
         return True
 
     def pending_bytes(self) -> int:
         """Bytes of the journal that the ledger has not confirmed yet."""
-        total = 0
+        total, now = 0, self._accounts.now
         for path in segments(self._journal.folder):
-            index = int(path.stem)
-            if index >= self._segment:
-                total += path.stat().st_size - (self._offset if index == self._segment else 0)
+            if index_of(path) >= now.segment:
+                total += path.stat().st_size - (now.offset if index_of(path) == now.segment else 0)
         return total
 
-    def _next_batch(self) -> tuple[list[bytes], int]:
-        path = self._journal.folder / f"{self._segment:020d}.journal"
+    async def _settle(self, batch: _Batch) -> None:
+        """Ships a batch, then writes down that it is done with: the only place where the position moves."""
+        known = self._accounts.now.settled
+        # Records that were shipped from memory, or written twice after a failed synchronisation, were counted.
+        records = [(number, payload) for number, payload in batch.records if number >= known]
+        refused = await self._offer([payload for _, payload in records]) if records else 0
+        for content in batch.damaged:
+            self._journal.rejects.add(content, "damaged on disk")
+        now = self._accounts.now
+        end = records[-1][0] + 1 if records else now.settled
+        missing = end - now.settled - len(records)
+        self._accounts.change(
+            settled=end,
+            offset=batch.offset,
+            stored=now.stored + len(records) - refused,
+            refused=now.refused + refused,
+            missing=now.missing + missing,
+        )
+        if missing:
+            _log.error("records are missing in the journal", records=missing, before=end)
+            self._journal.passed_gap(missing)
+
+    async def _offer(self, payloads: Sequence[bytes]) -> int:
+        """Ships payloads, less those that the ledger refuses; gives how many were set aside, here or there.
+
+        Raises:
+            ConnectionError: the ledger is away, or refuses everything for no reason of the records' own.
+        """
+        suspects: list[tuple[bytes, Refused]] = []
+        aside = accepted = 0
+        left = [list(payloads)]
+        while left:
+            part = left.pop()
+            try:
+                aside += await self._ship(part)
+                accepted += 1
+            except Refused as refusal:
+                if len(part) > 1:
+                    half = len(part) // 2
+                    left += [part[half:], part[:half]]
+                    continue
+                suspects.append((part[0], refusal))
+                if not accepted and len(suspects) >= MAX_SUSPECTS and not any(r.definite for _, r in suspects):
+                    break
+        if suspects and not accepted and not any(reason.definite for _, reason in suspects):
+            raise ConnectionError(f"the ledger refuses everything: {suspects[0][1]}")
+        for payload, reason in suspects:
+            self._journal.rejects.add(payload, f"refused by the ledger: {reason}")
+        return aside + len(suspects)
+
+    def _next_batch(self, index: int, offset: int) -> _Batch:
+        batch = _Batch([], [], offset)
+        end = self._journal.durable_end(index)
         try:
-            with path.open("rb") as file:
-                data = os.pread(file.fileno(), CHUNK_BYTES, self._offset)
+            with segment_path(self._journal.folder, index).open("rb") as file:
+                whole = min(end, os.fstat(file.fileno()).st_size)
+                data = os.pread(file.fileno(), min(CHUNK_BYTES, max(whole - offset, 0)), offset)
         except FileNotFoundError:
-            return [], self._offset
-        batch, end = [], self._offset
-        for after, payload in frames(data):
-            batch.append(payload)
-            end = self._offset + after
-            if len(batch) >= BATCH_RECORDS:
+            return batch
+        at_end = offset + len(data) >= whole
+        for part in scan(data):
+            match part:
+                case Frame():
+                    batch.records.append((part.number, part.payload))
+                case Damage():
+                    if part.end == len(data) and not at_end:
+                        # Perhaps a whole frame, of which the chunk holds the beginning only.
+                        if part.start > 0:
+                            break
+                        part = Damage(0, len(data) - MAX_FRAME)  # noqa: PLW2901 - the rest is looked at again
+                    batch.damaged.append(data[part.start : part.end])
+            batch.offset = offset + part.end
+            if len(batch.records) >= BATCH_RECORDS:
                 break
-        return batch, end
+        return batch
 
-    def _advance(self) -> bool:
+    def _advance(self, index: int) -> bool:
         """Goes on to the next segment when this one is shipped whole and closed."""
-        later = [int(path.stem) for path in segments(self._journal.folder) if int(path.stem) > self._segment]
-        if not later:
+        present = segments(self._journal.folder)
+        later = [index_of(path) for path in present if index_of(path) > index]
+        if not later or self._journal.durable_end(index) < 1 << 62:
             return False
-        self._segment, self._offset = min(later), 0
-        self._save()
-        for path in segments(self._journal.folder)[:-KEEP_SEGMENTS]:
-            if int(path.stem) < self._segment:
-                path.unlink(missing_ok=True)
+        self._accounts.change(segment=min(later), offset=0)
+        shipped = [path for path in present[:-KEEP_SEGMENTS] if index_of(path) <= index]
+        if shipped:
+            try:
+                self._journal.drop(shipped)
+            except OSError as error:
+                _log.warning("shipped segments cannot be removed", reason=error.strerror)
         return True
-
-    def _save(self) -> None:
-        target = self._journal.folder / _POSITION
-        scratch = target.with_suffix(".new")
-        try:
-            scratch.write_text(json.dumps({"segment": self._segment, "offset": self._offset}))
-            scratch.replace(target)
-        except OSError as error:
-            _log.warning("shipping position cannot be saved; records may travel again", reason=error.strerror)
-
-
-def _read_position(folder: Path) -> tuple[int, int]:
-    try:
-        position = json.loads((folder / _POSITION).read_text())
-        return int(position["segment"]), int(position["offset"])
-    except (OSError, ValueError, KeyError, TypeError):
-        oldest = min((int(path.stem) for path in segments(folder)), default=0)
-        return oldest, 0
