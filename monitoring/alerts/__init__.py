@@ -1,1 +1,1 @@
-"""Alerts: raised, deduplicated, escalated, silenced, resolved, and handed to those who want to know."""
+"""Alerts: raised, deduplicated, escalated, damped, silenced, resolved, told to handlers, and kept as history."""
