@@ -104,9 +104,10 @@ class Shipper:
         return True
 
     async def drain(self, seconds: float) -> bool:
-        """Ships what is left, for at most that long; tells whether all of it went."""
+        """Ships what is left, for at most that long, once nothing commits any more; tells whether all of it went."""
         try:
             async with asyncio.timeout(seconds):
+                await asyncio.to_thread(self._journal.synchronise)
                 while await self.step():
                     pass
         except (TimeoutError, OSError):

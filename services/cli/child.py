@@ -90,15 +90,18 @@ class Child:
         """Id of the process; None while there is none."""
         return self._run.pid if self._run else None
 
-    async def start(self) -> None:
+    async def start(self, *, patient: bool = False) -> None:
         """Starts the process and waits until it is ready.
+
+        Args:
+            patient: a first start that fails is no error either: it is told like every later one, and tried again.
 
         Raises:
             StartFailed: it ended, or was not ready in time; it does not run then.
         """
         self._stopping.clear()
         first: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._keeping = asyncio.create_task(self._keep(first), name=f"keep {self.program.name}")
+        self._keeping = asyncio.create_task(self._keep(first, patient=patient), name=f"keep {self.program.name}")
         try:
             await first
         except asyncio.CancelledError:
@@ -134,7 +137,13 @@ class Child:
         if self._run is not None:
             self._run.signal(number)
 
-    async def _keep(self, first: asyncio.Future[None]) -> None:
+    async def restart(self) -> None:
+        """Stops the process and starts it again; a start that fails is tried again like after a death."""
+        await self.stop()
+        await self.start(patient=True)
+        self.restarts += 1
+
+    async def _keep(self, first: asyncio.Future[None], *, patient: bool) -> None:
         with contextlib.closing(LogFile(self._log_path)) as log:
             while not self._stopping.is_set():
                 started = self._monotonic()
@@ -142,8 +151,10 @@ class Child:
                     reason = await self._run_once(log, first)
                 except StartFailed as error:
                     if not first.done():
-                        first.set_exception(error)
-                        break
+                        if not patient:
+                            first.set_exception(error)
+                            break
+                        first.set_result(None)
                     reason = str(error)
                 if not self._stopping.is_set():
                     await self._pause(self._backoff.after(self._monotonic() - started), reason)

@@ -64,22 +64,36 @@ class Platform:
         self._seen = fingerprint(path)
 
     async def start(self) -> None:
-        """Starts the hub and all model servers at once, then the router.
+        """Starts everything at once: the router needs nobody else, and answers by the rules until others are there.
+
+        A hub or a model server that cannot start is told and tried again, like one that dies later.
 
         Raises:
-            StartFailed: one of them did not become ready.
+            StartFailed: the router did not become ready.
             FailedPrecondition: a bento is missing.
         """
         servers = model_servers(self.config)
         file = str(self._path)
-        first = [self._add(python_program(HUB, "services.hub", "--config", file))]
-        first += [self._add(program) for program in servers.values()]
-        # All are let finish starting before the first failure is told: none is left half started.
-        results = await asyncio.gather(*(child.start() for child in first), return_exceptions=True)
-        for result in results:
+        others = [self._add(python_program(HUB, "services.hub", "--config", file))]
+        others += [self._add(program) for program in servers.values()]
+        router = self._add(python_program(ROUTER, "router", "--config", file, "--name", "router-1"))
+        # All are let finish starting before a failure is told: none is left half started.
+        starts = [child.start(patient=child is not router) for child in (*others, router)]
+        for result in await asyncio.gather(*starts, return_exceptions=True):
             if isinstance(result, BaseException):
                 raise result
-        await self._add(python_program(ROUTER, "router", "--config", file, "--name", "router-1")).start()
+
+    async def replace_all(self) -> None:
+        """Replaces every process, one after the other, each ready before the next one goes: new code, or old memory.
+
+        Meanwhile the router answers for model servers by the rules, its journal waits for the hub, and callers of the
+        router connect anew.
+        """
+        for name in (*(name for name in self.children if name not in (HUB, ROUTER)), HUB, ROUTER):
+            child = self.children.get(name)
+            if child is not None:
+                await child.restart()
+                self._notify(Change(name, child.state, "replaced"))
 
     async def stop(self) -> None:
         """Stops everything, the last one started first; model servers all at the same time."""

@@ -21,6 +21,7 @@ def up(config: ConfigOption = DEFAULT_CONFIG, output: FormatOption = Format.TABL
     """Start hub, model servers and router on this machine; restart what dies; stop on Ctrl-C.
 
     The file is followed: a variant that is added, changed or removed starts, restarts or stops its model server.
+    SIGHUP replaces every process, one after the other.
     """
     load_config(config)
     asyncio.run(_until_interrupted(config, output))
@@ -47,7 +48,11 @@ async def _until_interrupted(config: Path, output: Format) -> None:
             platform = await started.__aenter__()
         try:
             emit(output, addresses(platform), lambda: _table(platform))
-            await asyncio.Event().wait()
+            hung_up = asyncio.Event()
+            loop.add_signal_handler(signal.SIGHUP, hung_up.set)
+            while await hung_up.wait():
+                hung_up.clear()
+                await platform.replace_all()
         finally:
             messages().print("stopping; calls under way are finished first")
             await started.__aexit__(None, None, None)
