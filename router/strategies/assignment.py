@@ -14,6 +14,9 @@ class AssignmentReason(IntEnum):
     ROTATION = 2
     BLOCK = 3
     PAUSED = 4
+    OVERRIDE = 5
+    HOLD_OUT = 6
+    CONCLUDED = 7
 
 
 class Assignment(NamedTuple):
@@ -22,19 +25,25 @@ class Assignment(NamedTuple):
     arm: str
     variant: str
     propensity: float
-    """Probability in (0, 1] with which this arm was chosen, over the draw of the salt."""
+    """Probability in (0, 1] with which this arm was chosen, over the draw of the salt, given the experiment."""
     reason: AssignmentReason
     revision: int
     digest: int
-    """First 8 bytes, big-endian, of the SHA-256 of the experiment's canonical form."""
+    """First 8 bytes, big-endian, of the SHA-256 of the canonical form that was compiled: the family's set."""
     sequence: int = 0
     """Round-robin only: position in the router's rotation."""
     burn_in: bool = False
     """Time only: the block is still in its burn-in."""
+    experiment: str = ""
+    """Name of the experiment; empty when none took the decision."""
 
 
 class Strategy(Protocol):
     """Chooses an arm. Total (there is always an arm), pure, and the same on every machine."""
+
+    def stamped(self, digest: int) -> Strategy:
+        """Gives the same strategy whose assignments carry `digest`; what was worked out for it is shared."""
+        ...
 
     def assign(
         self, *, unit_id: str, decision_id: str, tenant: str, region: str, at_unix_us: int, sequence: int

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 from router.strategies.assignment import Assignment
-from router.strategies.hashing import unit_hash
+from router.strategies.hashing import unit_hash, unit_hashes
 from router.strategies.rendezvous import Rendezvous
 
 
@@ -30,3 +31,12 @@ class Hashed:
     ) -> Assignment:
         """Chooses by the unit alone; see Strategy.assign."""
         return self.choices[self.race.winner(unit_hash(self.key, tenant, unit_id, decision_id))]
+
+    def assign_all(self, tenant: str, unit_ids: Sequence[str], decision_ids: Sequence[str]) -> list[Assignment]:
+        """Chooses as `assign` does, for many units of one tenant."""
+        choices, winner = self.choices, self.race.winner
+        return [choices[winner(digest)] for digest in unit_hashes(self.key, tenant, unit_ids, decision_ids)]
+
+    def stamped(self, digest: int) -> Hashed:
+        """See Strategy.stamped."""
+        return replace(self, choices=tuple(choice._replace(digest=digest) for choice in self.choices))

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import lru_cache
 
 from router.strategies.assignment import Assignment
 
@@ -18,6 +19,12 @@ def smooth_cycle(weights: Sequence[int]) -> bytes:
     Args:
         weights: At most 256 whole numbers above 0.
     """
+    return _cycle(tuple(weights))
+
+
+@lru_cache(maxsize=256)
+def _cycle(weights: tuple[int, ...]) -> bytes:
+    # Remembered: a long one takes 10 ms, and a ramp has many that come again with each change of the experiment.
     total = sum(weights)
     credit = [0] * len(weights)
     cycle = bytearray(total)
@@ -49,5 +56,10 @@ class Rotation:
         sequence: int,
     ) -> Assignment:
         """Chooses by the sequence alone; see Strategy.assign."""
-        arm, variant, propensity, reason, revision, digest, _, _ = self.choices[self.cycle[sequence % len(self.cycle)]]
-        return Assignment(arm, variant, propensity, reason, revision, digest, sequence)
+        chosen = self.choices[self.cycle[sequence % len(self.cycle)]]
+        arm, variant, propensity, reason, revision, digest, _, burn_in, experiment = chosen
+        return Assignment(arm, variant, propensity, reason, revision, digest, sequence, burn_in, experiment)
+
+    def stamped(self, digest: int) -> Rotation:
+        """See Strategy.stamped."""
+        return replace(self, choices=tuple(choice._replace(digest=digest) for choice in self.choices))

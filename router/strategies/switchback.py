@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import NamedTuple, Protocol
 
@@ -102,3 +102,11 @@ class Switchback:
         block, burn_in = self.moment(at_unix_us // MICROSECONDS)
         choices = self.burning if burn_in else self.settled
         return choices[self.rule.arm(tenant, region, block)]
+
+    def stamped(self, digest: int) -> Switchback:
+        """See Strategy.stamped."""
+        return replace(
+            self,
+            settled=tuple(choice._replace(digest=digest) for choice in self.settled),
+            burning=tuple(choice._replace(digest=digest) for choice in self.burning),
+        )

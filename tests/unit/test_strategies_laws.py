@@ -145,7 +145,7 @@ def test_propensity_is_the_true_probability(name: str) -> None:
 def test_pause_sends_everything_to_the_champion(name: str) -> None:
     """A pause overrides the strategy, takes no position of the rotation, and marks no burn-in."""
     snapshot = compile_experiment(experiment(name, paused=True, revision=4))
-    expected = Assignment("zero", "v-zero", 1.0, AssignmentReason.PAUSED, 4, snapshot.digest, 0, burn_in=False)
+    expected = Assignment("zero", "v-zero", 1.0, AssignmentReason.PAUSED, 4, snapshot.digest, experiment="dispatch")
     assert not snapshot.rotates
     assert assign(snapshot, **decision(sequence=9)) == expected
 

@@ -108,7 +108,7 @@ class Page:
         kind = self.form["strategy"]["kind"]
         weights = dict.fromkeys(self.weights, Fraction(1)) if kind == "random" else self.weights
         burn_in = False
-        if self.form["paused"]:
+        if self.form.get("paused"):
             arm, propensity = self.form["champion"], Fraction(1)
         elif kind == "time":
             arm, propensity, burn_in = self.timed(tenant, region, at_unix_us // 10**6)
@@ -124,11 +124,12 @@ class Page:
             "arm": arm,
             "variant": self.variants[arm],
             "propensity": float(propensity),
-            "reason": "PAUSED" if self.form["paused"] else REASONS[kind],
+            "reason": "PAUSED" if self.form.get("paused") else REASONS[kind],
             "revision": self.form["revision"],
             "snapshot_digest": hashlib.sha256(self.text.encode()).hexdigest()[:16],
-            "sequence": sequence if kind == "round_robin" and not self.form["paused"] else 0,
+            "sequence": sequence if kind == "round_robin" and not self.form.get("paused") else 0,
             "burn_in": burn_in,
+            "experiment": self.form["name"],
         }
 
 
@@ -172,7 +173,7 @@ def test_vectors_cover_every_strategy_and_are_many() -> None:
     assert len(forms) >= 60
     assert {form["strategy"]["kind"] for form in forms} == {"random", "weighted", "round_robin", "time"}
     assert {form["strategy"].get("assignment") for form in forms} == {None, "seeded", "alternating", "timetable"}
-    assert {form["paused"] for form in forms} == {True, False}
+    assert {form.get("paused", False) for form in forms} == {True, False}
     assert {vector["expected"]["burn_in"] for vector in PUBLISHED["vectors"]} == {True, False}
 
 
@@ -209,6 +210,8 @@ def experiments(draw: st.DrawFn) -> Experiment:
             strategy["timetable"] = [{"start_seconds": s, "arm": draw(st.sampled_from(used))} for s in starts]
     return Experiment.model_validate(
         {
+            "name": "drawn",
+            "family": "dispatch",
             "salt": draw(st.text(min_size=1, max_size=64).filter(_is_unicode)),
             "champion": draw(st.sampled_from(sorted(weights))),
             "paused": draw(st.integers(0, 9)) == 0,

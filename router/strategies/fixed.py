@@ -1,4 +1,4 @@
-"""Paused: everything goes to the champion."""
+"""Paused or concluded: everything goes to one arm."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from router.strategies.assignment import Assignment
 
 
 @dataclass(frozen=True, slots=True)
-class Paused:
+class Fixed:
     """One answer for all."""
 
     choice: Assignment
@@ -23,5 +23,9 @@ class Paused:
         at_unix_us: int,  # noqa: ARG002 - part of the protocol
         sequence: int,  # noqa: ARG002 - part of the protocol
     ) -> Assignment:
-        """Gives the champion; see Strategy.assign."""
+        """Gives the one arm; see Strategy.assign."""
         return self.choice
+
+    def stamped(self, digest: int) -> Fixed:
+        """See Strategy.stamped."""
+        return Fixed(self.choice._replace(digest=digest))

@@ -1,0 +1,25 @@
+"""Ten thousand buckets that units are dealt into: for layers, hold-outs and shadows, each independently."""
+
+from __future__ import annotations
+
+from enum import Enum
+
+from router.strategies.hashing import _framed, _hash, _utf8
+from services.runtime.experiment import BUCKETS
+
+
+class Purpose(Enum):
+    """What the buckets are for; the first letter of the hashed message, so that one salt serves all of them."""
+
+    LAYER = b"l"
+    HOLD_OUT = b"h"
+    SHADOW = b"c"
+
+
+def bucket(key: bytes, purpose: Purpose, tenant: str, unit_id: str, decision_id: str) -> int:
+    """Gives the bucket, 0 to 9 999, of a unit, or of a decision that has none."""
+    if unit_id:
+        message = purpose.value + b"u" + _framed(tenant) + _utf8(unit_id)
+    else:
+        message = purpose.value + b"d" + _framed(tenant) + _utf8(decision_id)
+    return _hash(key, message) * BUCKETS >> 64
