@@ -2,9 +2,10 @@
 
 A shift of the inputs changes which predictions are made and how often they are right; it does not change how often
 the outcome happens where the model says 30 %. So the error rate is not looked at: the monitor learns from its
-first labelled decisions what the probabilities mean (`Recalibration`) and then bets that outcomes are more frequent, less
-frequent, flatter or steeper in the prediction than that, by more than the tolerance. Each bet is a likelihood ratio of
-the outcome against the nearest frequency that would still be fine, so its mean is at most 1 for every fine frequency.
+first labelled decisions what the probabilities mean (`Recalibration`, learnt anew whenever their number has doubled)
+and then bets that outcomes are more frequent, less frequent, flatter or steeper in the prediction than that, by more than
+the tolerance. Each bet is a likelihood ratio of the outcome against the nearest frequency that would still be fine, so
+its mean is at most 1 for every fine frequency.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from scipy.special import expit, logit
 from monitoring.drift import state
 from monitoring.drift.control import Floats
 from monitoring.drift.evidence import Evidence
-from monitoring.drift.recalibration import TERMS, Recalibration
+from monitoring.drift.recalibration import GRID, Recalibration, tallied
 from monitoring.drift.results import Aspect, DriftResult, Verdict, Window
 from services.runtime.errors import InvalidArgument
 
@@ -52,9 +53,11 @@ class ConceptMonitor:
     def __init__(self, settings: ConceptSettings) -> None:
         self.settings = settings
         self._evidence = Evidence(1, _DIRECTIONS * len(_STEPS))
-        self._first: Floats = np.empty((0, 2))
+        self._tally: Floats = np.zeros((GRID, 3))
+        """All labelled decisions before a drift."""
+        self._learnt: Floats = np.zeros((GRID, 3))
+        """The tally that the relation was learnt from."""
         self._relation: Recalibration | None = None
-        self._centre = 0.5
         self._recent: Floats = np.zeros((2, 3))
         """Two stretches: number, sum of outcomes minus expectation, sum of the same towards the centre."""
         self.decisions = 0
@@ -66,31 +69,37 @@ class ConceptMonitor:
             InvalidArgument: a probability is not in [0, 1] or an outcome is neither 0 nor 1.
         """
         pairs = checked_pairs(probabilities, outcomes)
-        if self._relation is None:
-            wanted = self.settings.reference - len(self._first)
-            self._first = np.concatenate((self._first, pairs[:wanted]))
-            self.decisions += min(wanted, len(pairs))
-            pairs = pairs[wanted:]
-            if len(self._first) < self.settings.reference:
-                return
-            self._relation = Recalibration.learn(self._first[:, 0], self._first[:, 1])
-            self._centre = float(self._first[:, 1].mean())
-            self._first = self._first[:0].copy()
+        wanted = max(0, self.settings.reference - self.decisions)
+        if wanted:
+            first, pairs = pairs[:wanted], pairs[wanted:]
+            self._tally += tallied(first[:, 0], first[:, 1])
+            self.decisions += len(first)
         for start in range(0, len(pairs), BLOCK):
-            self._test(self._relation, pairs[start : start + BLOCK])
+            if self._relation is None or self._tally[:, 0].sum() >= 2 * self._learnt[:, 0].sum():
+                self._learn(self._tally.copy())
+            self._test(pairs[start : start + BLOCK])
 
-    def _test(self, relation: Recalibration, pairs: Floats) -> None:
+    def _learn(self, tally: Floats) -> None:
+        self._learnt = tally
+        self._relation = Recalibration(tally)
+
+    def _test(self, pairs: Floats) -> None:
+        assert self._relation is not None
+        relation, centre = self._relation, self._learnt[:, 2].sum() / self._learnt[:, 0].sum()
         lower, middle, upper = relation.band(pairs[:, 0])
         low = np.clip(lower - self.settings.tolerance, _EDGE, 1 - _EDGE)
         high = np.clip(upper + self.settings.tolerance, _EDGE, 1 - _EDGE)
         outcome = pairs[:, 1]
         up, down = _log_ratios(high, outcome, 1), _log_ratios(low, outcome, -1)
-        above = (middle > self._centre)[:, None]
+        above = (middle > centre)[:, None]
         flatter, steeper = np.where(above, down, up), np.where(above, up, down)
         logs = np.concatenate([side.sum(axis=0) for side in (up, down, flatter, steeper)])
         self.decisions += len(pairs)
         self._evidence.add(logs[None, :], len(pairs))
-        self._evidence.mark(self._evidence.log_e() >= -math.log(self.settings.alpha), self.decisions)
+        rejected = self._evidence.log_e() >= -math.log(self.settings.alpha)
+        self._evidence.mark(rejected, self.decisions)
+        if not rejected[0]:
+            self._tally += tallied(pairs[:, 0], outcome)
         excess = outcome - middle
         self._recent[1] += (len(pairs), excess.sum(), np.where(above[:, 0], -excess, excess).sum())
         if self._recent[1, 0] >= RECENT:
@@ -131,17 +140,13 @@ class ConceptMonitor:
 
     def to_bytes(self) -> bytes:
         """Gives the whole state."""
-        known = self._relation
         fields = {
             "settings": dataclasses.asdict(self.settings),
             "decisions": [self.decisions, self._evidence.decisions],
-            "centre": self._centre,
         }
         arrays = {
-            "first": self._first,
-            "weights": known.weights if known else np.empty(0),
-            "covariance": known.covariance if known else np.empty((0, 0)),
-            "knots": known.knots if known else np.empty(0),
+            "tally": self._tally,
+            "learnt": self._learnt,
             "recent": self._recent,
             "stakes": self._evidence.log_stakes,
             "raised_at": self._evidence.raised_at,
@@ -159,10 +164,10 @@ class ConceptMonitor:
         with state.checked("concept"):
             monitor = ConceptMonitor(ConceptSettings(**fields["settings"]))
             monitor.decisions, monitor._evidence.decisions = fields["decisions"]
-            monitor._centre = float(fields["centre"])
-            monitor._first = arrays["first"]
-            if len(arrays["weights"]) == TERMS:
-                monitor._relation = Recalibration(arrays["weights"], arrays["covariance"], arrays["knots"])
+            monitor._tally = state.shaped(arrays["tally"], monitor._tally)
+            learnt = state.shaped(arrays["learnt"], monitor._learnt)
+            if learnt[:, 0].sum() > 0:
+                monitor._learn(learnt)
             monitor._recent = state.shaped(arrays["recent"], monitor._recent)
             monitor._evidence.log_stakes = state.shaped(arrays["stakes"], monitor._evidence.log_stakes)
             monitor._evidence.raised_at = state.shaped(arrays["raised_at"], monitor._evidence.raised_at)

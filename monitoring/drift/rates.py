@@ -38,6 +38,8 @@ class RateSettings:
     alpha: float
     """False-alarm rate of all columns over the whole run."""
     minimum: int
+    before: int = 0
+    """Decisions of the reference that gave the limits, before the first one that is tested."""
 
 
 class RateMonitor:
@@ -65,8 +67,8 @@ class RateMonitor:
 
     @property
     def decisions(self) -> int:
-        """Decisions seen."""
-        return self._evidence.decisions
+        """Decisions so far, those of the reference included."""
+        return self.settings.before + self._evidence.decisions
 
     def update(self, values: NDArray[np.floating]) -> None:
         """Takes decisions in their order, [n, columns] in [0, 1]; NaN is not known and does not count.
@@ -126,7 +128,7 @@ class RateMonitor:
             aspect=self.settings.aspect,
             subject=name,
             test="betting e-process, e-BH over columns",
-            reference=Window(0, 0, 0),
+            reference=Window(self.settings.before, 0, self.settings.before),
             current=Window(known, self.decisions - span, self.decisions),
             measure="mean",
             effect=mean,
@@ -141,7 +143,7 @@ class RateMonitor:
     def to_bytes(self) -> bytes:
         """Gives the whole state."""
         settings = dataclasses.asdict(self.settings) | {"aspect": self.settings.aspect.value}
-        fields = {"names": self.names, "settings": settings, "decisions": self.decisions}
+        fields = {"names": self.names, "settings": settings, "decisions": self._evidence.decisions}
         arrays = {
             "limits": self.limits,
             "recent": self._recent,
