@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16turnout/v1/model.proto\x12\nturnout.v1\"Y\n\x12InferStreamRequest\x12\x10\n\x08\x63\x61ll_ids\x18\x01 \x03(\x04\x12\x0c\n\x04rows\x18\x02 \x03(\r\x12\x13\n\x0btimeouts_ms\x18\x03 \x03(\r\x12\x0e\n\x06tensor\x18\x04 \x01(\x0c\"q\n\x13InferStreamResponse\x12\x10\n\x08\x63\x61ll_ids\x18\x01 \x03(\x04\x12\x0c\n\x04rows\x18\x02 \x03(\r\x12\x0e\n\x06tensor\x18\x03 \x01(\x0c\x12*\n\x08\x66\x61ilures\x18\x04 \x03(\x0b\x32\x18.turnout.v1.InferFailure\">\n\x0cInferFailure\x12\x0f\n\x07\x63\x61ll_id\x18\x01 \x01(\x04\x12\x0c\n\x04\x63ode\x18\x02 \x01(\x05\x12\x0f\n\x07message\x18\x03 \x01(\t\"\x11\n\x0fGetModelRequest\"\x8e\x01\n\x10GetModelResponse\x12\x0e\n\x06\x66\x61mily\x18\x01 \x01(\t\x12\x0f\n\x07variant\x18\x02 \x01(\t\x12\x0f\n\x07version\x18\x03 \x01(\t\x12\x15\n\rschema_digest\x18\x04 \x01(\x06\x12\x10\n\x08\x66\x65\x61tures\x18\x05 \x03(\t\x12\x0f\n\x07outputs\x18\x06 \x03(\t\x12\x0e\n\x06sha256\x18\x07 \x01(\t\"\"\n\x10\x41ttributeRequest\x12\x0e\n\x06tensor\x18\x01 \x01(\x0c\"M\n\x11\x41ttributeResponse\x12\r\n\x05value\x18\x01 \x01(\x01\x12\x12\n\nbase_value\x18\x02 \x01(\x01\x12\x15\n\rcontributions\x18\x03 \x03(\x01\x32\xf3\x01\n\x0cModelService\x12R\n\x0bInferStream\x12\x1e.turnout.v1.InferStreamRequest\x1a\x1f.turnout.v1.InferStreamResponse(\x01\x30\x01\x12\x45\n\x08GetModel\x12\x1b.turnout.v1.GetModelRequest\x1a\x1c.turnout.v1.GetModelResponse\x12H\n\tAttribute\x12\x1c.turnout.v1.AttributeRequest\x1a\x1d.turnout.v1.AttributeResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16turnout/v1/model.proto\x12\nturnout.v1\"Y\n\x12InferStreamRequest\x12\x10\n\x08\x63\x61ll_ids\x18\x01 \x03(\x04\x12\x0c\n\x04rows\x18\x02 \x03(\r\x12\x13\n\x0btimeouts_ms\x18\x03 \x03(\r\x12\x0e\n\x06tensor\x18\x04 \x01(\x0c\"q\n\x13InferStreamResponse\x12\x10\n\x08\x63\x61ll_ids\x18\x01 \x03(\x04\x12\x0c\n\x04rows\x18\x02 \x03(\r\x12\x0e\n\x06tensor\x18\x03 \x01(\x0c\x12*\n\x08\x66\x61ilures\x18\x04 \x03(\x0b\x32\x18.turnout.v1.InferFailure\">\n\x0cInferFailure\x12\x0f\n\x07\x63\x61ll_id\x18\x01 \x01(\x04\x12\x0c\n\x04\x63ode\x18\x02 \x01(\x05\x12\x0f\n\x07message\x18\x03 \x01(\t\"\x11\n\x0fGetModelRequest\"\xba\x01\n\x10GetModelResponse\x12\x0e\n\x06\x66\x61mily\x18\x01 \x01(\t\x12\x0f\n\x07variant\x18\x02 \x01(\t\x12\x0f\n\x07version\x18\x03 \x01(\t\x12\x15\n\rschema_digest\x18\x04 \x01(\x06\x12\x10\n\x08\x66\x65\x61tures\x18\x05 \x03(\t\x12\x0f\n\x07outputs\x18\x06 \x03(\t\x12\x0e\n\x06sha256\x18\x07 \x01(\t\x12\x14\n\x0clower_bounds\x18\x08 \x03(\x02\x12\x14\n\x0cupper_bounds\x18\t \x03(\x02\"\"\n\x10\x41ttributeRequest\x12\x0e\n\x06tensor\x18\x01 \x01(\x0c\"M\n\x11\x41ttributeResponse\x12\r\n\x05value\x18\x01 \x01(\x01\x12\x12\n\nbase_value\x18\x02 \x01(\x01\x12\x15\n\rcontributions\x18\x03 \x03(\x01\x32\xf3\x01\n\x0cModelService\x12R\n\x0bInferStream\x12\x1e.turnout.v1.InferStreamRequest\x1a\x1f.turnout.v1.InferStreamResponse(\x01\x30\x01\x12\x45\n\x08GetModel\x12\x1b.turnout.v1.GetModelRequest\x1a\x1c.turnout.v1.GetModelResponse\x12H\n\tAttribute\x12\x1c.turnout.v1.AttributeRequest\x1a\x1d.turnout.v1.AttributeResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -40,11 +40,11 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_GETMODELREQUEST']._serialized_start=308
   _globals['_GETMODELREQUEST']._serialized_end=325
   _globals['_GETMODELRESPONSE']._serialized_start=328
-  _globals['_GETMODELRESPONSE']._serialized_end=470
-  _globals['_ATTRIBUTEREQUEST']._serialized_start=472
-  _globals['_ATTRIBUTEREQUEST']._serialized_end=506
-  _globals['_ATTRIBUTERESPONSE']._serialized_start=508
-  _globals['_ATTRIBUTERESPONSE']._serialized_end=585
-  _globals['_MODELSERVICE']._serialized_start=588
-  _globals['_MODELSERVICE']._serialized_end=831
+  _globals['_GETMODELRESPONSE']._serialized_end=514
+  _globals['_ATTRIBUTEREQUEST']._serialized_start=516
+  _globals['_ATTRIBUTEREQUEST']._serialized_end=550
+  _globals['_ATTRIBUTERESPONSE']._serialized_start=552
+  _globals['_ATTRIBUTERESPONSE']._serialized_end=629
+  _globals['_MODELSERVICE']._serialized_start=632
+  _globals['_MODELSERVICE']._serialized_end=875
 # @@protoc_insertion_point(module_scope)

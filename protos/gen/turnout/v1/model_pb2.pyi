@@ -160,6 +160,8 @@ class GetModelResponse(_message.Message):
     FEATURES_FIELD_NUMBER: _builtins.int
     OUTPUTS_FIELD_NUMBER: _builtins.int
     SHA256_FIELD_NUMBER: _builtins.int
+    LOWER_BOUNDS_FIELD_NUMBER: _builtins.int
+    UPPER_BOUNDS_FIELD_NUMBER: _builtins.int
     family: _builtins.str
     """Family that the model belongs to."""
     variant: _builtins.str
@@ -178,6 +180,16 @@ class GetModelResponse(_message.Message):
     def outputs(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Outputs in the tensor's order."""
 
+    @_builtins.property
+    def lower_bounds(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
+        """For each feature, in the tensor's order, the 0.1 % quantile of what the model was trained on; −infinity where it
+        was never known. Empty when the bento does not say.
+        """
+
+    @_builtins.property
+    def upper_bounds(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
+        """The 99.9 % quantiles likewise; infinity where a feature was never known."""
+
     def __init__(
         self,
         *,
@@ -188,10 +200,12 @@ class GetModelResponse(_message.Message):
         features: _abc.Iterable[_builtins.str] | None = ...,
         outputs: _abc.Iterable[_builtins.str] | None = ...,
         sha256: _builtins.str = ...,
+        lower_bounds: _abc.Iterable[_builtins.float] | None = ...,
+        upper_bounds: _abc.Iterable[_builtins.float] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["family", b"family", "features", b"features", "outputs", b"outputs", "schema_digest", b"schema_digest", "sha256", b"sha256", "variant", b"variant", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["family", b"family", "features", b"features", "lower_bounds", b"lower_bounds", "outputs", b"outputs", "schema_digest", b"schema_digest", "sha256", b"sha256", "upper_bounds", b"upper_bounds", "variant", b"variant", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -101,9 +101,11 @@ class _FallbackReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Fallba
     """A critical alert stands on the variant, and the policy asks for the rules then."""
     FALLBACK_REASON_COLD_START: _FallbackReason.ValueType  # 15
     """The variant is scaled to zero and waking up."""
+    FALLBACK_REASON_SHED: _FallbackReason.ValueType  # 16
+    """The router has more calls than it can take: those of critical families get the rules then, others are refused."""
 
 class FallbackReason(_FallbackReason, metaclass=_FallbackReasonEnumTypeWrapper):
-    """Why the rules answered instead of the assigned arm."""
+    """Why the rules, or the next arm that the family's policy names, answered instead of the assigned arm."""
 
 FALLBACK_REASON_UNSPECIFIED: FallbackReason.ValueType  # 0
 """The arm answered."""
@@ -137,6 +139,8 @@ FALLBACK_REASON_ALERT: FallbackReason.ValueType  # 14
 """A critical alert stands on the variant, and the policy asks for the rules then."""
 FALLBACK_REASON_COLD_START: FallbackReason.ValueType  # 15
 """The variant is scaled to zero and waking up."""
+FALLBACK_REASON_SHED: FallbackReason.ValueType  # 16
+"""The router has more calls than it can take: those of critical families get the rules then, others are refused."""
 Global___FallbackReason: _TypeAlias = FallbackReason  # noqa: Y015
 
 class _Durability:
@@ -365,7 +369,7 @@ class PredictResponse(_message.Message):
     model_version: _builtins.str
     """Version of the variant that answered: the bento's tag, or the digest of the rules."""
     fallback: Global___FallbackReason.ValueType
-    """Why the rules answered instead of the arm; UNSPECIFIED when the arm answered."""
+    """Why the rules, or the next arm, answered instead of the assigned arm; UNSPECIFIED when the assigned arm answered."""
     durability: Global___Durability.ValueType
     """Whether the record of this decision is on stable storage yet."""
     @_builtins.property
@@ -495,8 +499,8 @@ Global___Assignment: _TypeAlias = Assignment  # noqa: Y015
 
 @_typing.final
 class PredictBatchRequest(_message.Message):
-    """Rows of one family, by column: a column holds one value a row, in the rows' order. Columns cost a tenth of what as
-    many single rows do. What is wrong with a row is told as for a single row, and names the row, from 0.
+    """Rows of one family, by column: a column holds one value a row, in the rows' order, so that names and what rows have
+    in common travel once. What is wrong with a row is told as for a single row, and names the row, from 0.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -907,22 +911,26 @@ class CallError(_message.Message):
     CODE_FIELD_NUMBER: _builtins.int
     MESSAGE_FIELD_NUMBER: _builtins.int
     FIELD_FIELD_NUMBER: _builtins.int
+    RETRY_AFTER_MS_FIELD_NUMBER: _builtins.int
     code: _builtins.int
     """Canonical gRPC status code, 1 to 16."""
     message: _builtins.str
     """One sentence that names the field and the limit."""
     field: _builtins.str
     """The field at fault, for example "numbers[severity]"; may be empty."""
+    retry_after_ms: _builtins.int
+    """With RESOURCE_EXHAUSTED: how long to wait before trying again, in milliseconds; else 0."""
     def __init__(
         self,
         *,
         code: _builtins.int = ...,
         message: _builtins.str = ...,
         field: _builtins.str = ...,
+        retry_after_ms: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["code", b"code", "field", b"field", "message", b"message"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["code", b"code", "field", b"field", "message", b"message", "retry_after_ms", b"retry_after_ms"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
