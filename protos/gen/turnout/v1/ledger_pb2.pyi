@@ -63,6 +63,26 @@ class Decision(_message.Message):
 
     DESCRIPTOR: _descriptor.Descriptor
 
+    @_typing.final
+    class AttributesEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     DECISION_ID_FIELD_NUMBER: _builtins.int
     TENANT_FIELD_NUMBER: _builtins.int
     FAMILY_FIELD_NUMBER: _builtins.int
@@ -75,6 +95,7 @@ class Decision(_message.Message):
     LATENCY_US_FIELD_NUMBER: _builtins.int
     REQUEST_DIGEST_FIELD_NUMBER: _builtins.int
     ROUTER_FIELD_NUMBER: _builtins.int
+    ATTRIBUTES_FIELD_NUMBER: _builtins.int
     decision_id: _builtins.str
     """The decision's id, unique in its tenant; also stands in the answer."""
     tenant: _builtins.str
@@ -101,6 +122,10 @@ class Decision(_message.Message):
     def prediction(self) -> _prediction_pb2.PredictResponse:
         """What the caller was told."""
 
+    @_builtins.property
+    def attributes(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """Entries of the call's attributes and metadata that conditions of the family's experiments look at."""
+
     def __init__(
         self,
         *,
@@ -116,10 +141,11 @@ class Decision(_message.Message):
         latency_us: _builtins.int = ...,
         request_digest: _builtins.bytes = ...,
         router: _builtins.str = ...,
+        attributes: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["prediction", b"prediction"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["assigned_at_unix_us", b"assigned_at_unix_us", "decision_id", b"decision_id", "family", b"family", "features", b"features", "latency_us", b"latency_us", "prediction", b"prediction", "region", b"region", "request_digest", b"request_digest", "router", b"router", "schema_digest", b"schema_digest", "tenant", b"tenant", "unit_id", b"unit_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["assigned_at_unix_us", b"assigned_at_unix_us", "attributes", b"attributes", "decision_id", b"decision_id", "family", b"family", "features", b"features", "latency_us", b"latency_us", "prediction", b"prediction", "region", b"region", "request_digest", b"request_digest", "router", b"router", "schema_digest", b"schema_digest", "tenant", b"tenant", "unit_id", b"unit_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
