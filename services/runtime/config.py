@@ -276,7 +276,7 @@ def _refuse_repeated_keys(node: Any, name: str) -> None:
 
 def _sentence(error: ValidationError, root: Any, name: str) -> str:
     first = error.errors(include_url=False)[0]
-    path = _place(first["loc"]) or list(first.get("ctx", {}).get("path", ()))
+    path = _place((*first["loc"], *first.get("ctx", {}).get("path", ())))
     message = first["msg"].removeprefix("Value error, ")
     message = message[:1].lower() + message[1:]
     where = ".".join(str(part) for part in path)

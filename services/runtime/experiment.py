@@ -11,6 +11,7 @@ from typing import Annotated, Final, Literal
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic_core import PydanticCustomError
 
 DAY_SECONDS: Final = 86_400
 MAX_ARMS: Final = 32
@@ -20,6 +21,11 @@ MAX_OVERRIDES: Final = 1000
 MAX_UNIT_BYTES: Final = 1024
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,62}$")]
 FamilyName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,62}$")]
+
+
+def wrong_at(path: tuple[str | int, ...], message: str) -> PydanticCustomError:
+    """Gives an error about a place below the model that found it; `ctx["path"]` leads from that model to the place."""
+    return PydanticCustomError("reference", "{text}", {"text": message, "path": path})
 
 
 class Frozen(BaseModel):
@@ -99,16 +105,19 @@ class Time(Frozen):
     @model_validator(mode="after")
     def _consistent(self) -> Time:
         if self.offset_seconds >= self.window_seconds:
-            raise ValueError("offset_seconds must be under window_seconds")
+            raise wrong_at(("offset_seconds",), "must be under window_seconds")
         if self.burn_in_seconds >= self.window_seconds:
-            raise ValueError("burn_in_seconds must be under window_seconds")
+            raise wrong_at(("burn_in_seconds",), "must be under window_seconds")
         if self.time_zone and DAY_SECONDS % self.window_seconds:
-            raise ValueError("with a time_zone, window_seconds must divide the 86400 seconds of a day")
+            message = (
+                f"with a time_zone windows must tile the day: {self.window_seconds} s do not divide {DAY_SECONDS} s"
+            )
+            raise wrong_at(("window_seconds",), message)
         if (self.assignment is TimeAssignment.TIMETABLE) != bool(self.timetable):
-            raise ValueError("a timetable goes with assignment: timetable, and only with it")
+            raise wrong_at(("timetable",), "a timetable goes with assignment: timetable, and only with it")
         starts = [slot.start_seconds for slot in self.timetable]
         if starts and (starts[0] != 0 or starts != sorted(set(starts))):
-            raise ValueError("a timetable starts at 0 and its starts rise")
+            raise wrong_at(("timetable",), "a timetable starts at 0 and its starts rise")
         return self
 
 
@@ -125,7 +134,7 @@ class LayerSlice(Frozen):
     @model_validator(mode="after")
     def _not_empty(self) -> LayerSlice:
         if self.start >= self.end:
-            raise ValueError("start must be under end")
+            raise wrong_at(("start",), "must be under end")
         return self
 
 
@@ -161,7 +170,7 @@ class Ramp(Frozen):
     def _rising(self) -> Ramp:
         starts = [step.after_seconds for step in self.steps]
         if starts != sorted(set(starts)):
-            raise ValueError("after_seconds must rise from step to step")
+            raise wrong_at(("steps",), "after_seconds must rise from step to step")
         return self
 
 
@@ -203,51 +212,53 @@ class Experiment(Frozen):
 
     @model_validator(mode="after")
     def _consistent(self) -> Experiment:
-        self._refer("champion", self.champion)
+        self._refer(("champion",), self.champion)
         if self.winner is not None:
-            self._refer("winner", self.winner)
+            self._refer(("winner",), self.winner)
         for unit, arm in self.overrides.items():
             if len(unit.encode()) > MAX_UNIT_BYTES:
-                raise ValueError(f"a unit of overrides is over {MAX_UNIT_BYTES} bytes")
-            self._refer("overrides", arm)
-        for when, weights in self.stages():
-            self._check_weights(f"the ramp's step at {when}" if when is not None else "the arms", weights)
+                raise wrong_at(("overrides",), f"a unit is over {MAX_UNIT_BYTES} bytes")
+            self._refer(("overrides", unit), arm)
+        for index, (_, weights) in enumerate(self.stages()):
+            self._check_weights(("ramp", "steps", index - 1, "weights") if index else ("arms",), weights)
         if isinstance(self.strategy, Time):
             self._check_timetable(self.strategy)
         return self
 
-    def _refer(self, field: str, arm: str) -> None:
+    def _refer(self, path: tuple[str | int, ...], arm: str) -> None:
         if arm not in self.arms:
-            raise ValueError(f"{field} names {arm!r}, which is not one of the arms")
+            raise wrong_at(path, f"{arm!r} is not one of the arms {', '.join(self.arms)}")
 
-    def _check_weights(self, where: str, weights: dict[str, int]) -> None:
+    def _check_weights(self, path: tuple[str | int, ...], weights: dict[str, int]) -> None:
         if not weights:
-            raise ValueError(f"{where}: at least one arm needs a weight above 0")
+            raise wrong_at(path, "at least one arm needs a weight above 0")
         if isinstance(self.strategy, RoundRobin) and (cycle := sum(weights.values())) > MAX_ROTATION:
-            raise ValueError(
-                f"{where}: the weights make a rotation of {cycle} steps, over the {MAX_ROTATION} allowed: "
+            message = (
+                f"the weights make a rotation of {cycle} steps, over the {MAX_ROTATION} allowed: "
                 "percentages with two decimals that add up to 100 always fit"
             )
+            raise wrong_at(path, message)
 
     def _check_timetable(self, time: Time) -> None:
-        for slot in time.timetable:
-            self._refer("the timetable", slot.arm)
+        for index, slot in enumerate(time.timetable):
+            path = ("strategy", "time", "timetable", index, "arm")
+            self._refer(path, slot.arm)
             if self.arms[slot.arm].weight == 0:
-                raise ValueError(f"the timetable names arm {slot.arm!r}, whose weight is 0")
+                raise wrong_at(path, f"the weight of {slot.arm!r} is 0")
         if self.ramp is not None and time.timetable:
-            raise ValueError("a ramp moves weights and a timetable has none: use one of them")
+            raise wrong_at(("ramp",), "a ramp moves weights and a timetable has none: use one of them")
 
     def stages(self) -> list[tuple[int | None, dict[str, int]]]:
         """Gives the whole weights from each instant on, in seconds since 1970-01-01T00:00Z; None for before them all.
 
         Raises:
-            ValueError: a step names an unknown arm.
+            PydanticCustomError: a step names an unknown arm.
         """
         stages: list[tuple[int | None, dict[str, int]]] = [(None, self.whole_weights())]
         own = {name: arm.weight for name, arm in self.arms.items()}
-        for step in self.ramp.steps if self.ramp is not None else ():
+        for index, step in enumerate(self.ramp.steps if self.ramp is not None else ()):
             for arm in step.weights:
-                self._refer("the ramp", arm)
+                self._refer(("ramp", "steps", index, "weights", arm), arm)
             at = self.ramp.starts_at_unix_s + step.after_seconds if self.ramp is not None else 0
             stages.append((at, whole_weights(own | step.weights)))
         return stages

@@ -3,9 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from itertools import pairwise
 
 from services.runtime.experiment import Experiment, Layer, LayerSlice
+
+
+@dataclass(frozen=True, slots=True)
+class ExperimentSet:
+    """All experiments and layers, by name, as of a version: what routers decide by. Swapped whole, never changed."""
+
+    version: int = 0
+    """Grows by one with each change; 0 for the empty set before the first one."""
+    experiments: Mapping[str, Experiment] = field(default_factory=dict)
+    layers: Mapping[str, Layer] = field(default_factory=dict)
 
 
 class SetError(ValueError):

@@ -242,10 +242,13 @@ class Layer(_message.Message):
     NAME_FIELD_NUMBER: _builtins.int
     SALT_FIELD_NUMBER: _builtins.int
     WITHIN_FIELD_NUMBER: _builtins.int
+    REVISION_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Name, unique."""
     salt: _builtins.str
     """Key of the hash that deals units into buckets."""
+    revision: _builtins.int
+    """Grows by one with each change; 0 where it is not told."""
     @_builtins.property
     def within(self) -> Global___LayerSlice:
         """Slice of another layer that the units must fall into first; absent means all units. Never a cycle."""
@@ -256,10 +259,11 @@ class Layer(_message.Message):
         name: _builtins.str = ...,
         salt: _builtins.str = ...,
         within: Global___LayerSlice | None = ...,
+        revision: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["within", b"within"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "salt", b"salt", "within", b"within"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "revision", b"revision", "salt", b"salt", "within", b"within"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -666,8 +670,11 @@ class CreateExperimentRequest(_message.Message):
 
     EXPERIMENT_FIELD_NUMBER: _builtins.int
     WHY_FIELD_NUMBER: _builtins.int
+    ALLOW_UNREADY_FIELD_NUMBER: _builtins.int
     why: _builtins.str
     """Why, for the history; at most 1 KiB."""
+    allow_unready: _builtins.bool
+    """Whether an arm may get traffic although no router that is connected has its variant ready."""
     @_builtins.property
     def experiment(self) -> Global___Experiment:
         """The experiment; its revision is ignored."""
@@ -677,10 +684,11 @@ class CreateExperimentRequest(_message.Message):
         *,
         experiment: Global___Experiment | None = ...,
         why: _builtins.str = ...,
+        allow_unready: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["experiment", b"experiment"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["experiment", b"experiment", "why", b"why"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["allow_unready", b"allow_unready", "experiment", b"experiment", "why", b"why"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -719,10 +727,13 @@ class UpdateExperimentRequest(_message.Message):
     EXPERIMENT_FIELD_NUMBER: _builtins.int
     BASE_REVISION_FIELD_NUMBER: _builtins.int
     WHY_FIELD_NUMBER: _builtins.int
+    ALLOW_UNREADY_FIELD_NUMBER: _builtins.int
     base_revision: _builtins.int
     """Revision that the change is based on."""
     why: _builtins.str
     """Why, for the history; at most 1 KiB."""
+    allow_unready: _builtins.bool
+    """Whether an arm may get traffic although no router that is connected has its variant ready."""
     @_builtins.property
     def experiment(self) -> Global___Experiment:
         """The experiment; its revision is ignored."""
@@ -733,10 +744,11 @@ class UpdateExperimentRequest(_message.Message):
         experiment: Global___Experiment | None = ...,
         base_revision: _builtins.int = ...,
         why: _builtins.str = ...,
+        allow_unready: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["experiment", b"experiment"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["base_revision", b"base_revision", "experiment", b"experiment", "why", b"why"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["allow_unready", b"allow_unready", "base_revision", b"base_revision", "experiment", b"experiment", "why", b"why"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -845,12 +857,15 @@ class SetStrategyRequest(_message.Message):
     WEIGHTS_FIELD_NUMBER: _builtins.int
     WHY_FIELD_NUMBER: _builtins.int
     RAMP_FIELD_NUMBER: _builtins.int
+    ALLOW_UNREADY_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Experiment's name."""
     base_revision: _builtins.int
     """Revision that the change is based on."""
     why: _builtins.str
     """Why, for the history; at most 1 KiB."""
+    allow_unready: _builtins.bool
+    """Whether an arm may get traffic although no router that is connected has its variant ready."""
     @_builtins.property
     def strategy(self) -> Global___Strategy:
         """The new strategy; absent keeps the present one."""
@@ -872,10 +887,11 @@ class SetStrategyRequest(_message.Message):
         weights: _abc.Mapping[_builtins.str, _builtins.float] | None = ...,
         why: _builtins.str = ...,
         ramp: Global___Ramp | None = ...,
+        allow_unready: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["ramp", b"ramp", "strategy", b"strategy"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["base_revision", b"base_revision", "name", b"name", "ramp", b"ramp", "strategy", b"strategy", "weights", b"weights", "why", b"why"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["allow_unready", b"allow_unready", "base_revision", b"base_revision", "name", b"name", "ramp", b"ramp", "strategy", b"strategy", "weights", b"weights", "why", b"why"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1077,6 +1093,7 @@ class ConcludeExperimentRequest(_message.Message):
     BASE_REVISION_FIELD_NUMBER: _builtins.int
     WINNER_FIELD_NUMBER: _builtins.int
     WHY_FIELD_NUMBER: _builtins.int
+    ALLOW_UNREADY_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Experiment's name."""
     base_revision: _builtins.int
@@ -1085,6 +1102,8 @@ class ConcludeExperimentRequest(_message.Message):
     """The arm that won."""
     why: _builtins.str
     """Why, for the history; at most 1 KiB."""
+    allow_unready: _builtins.bool
+    """Whether an arm may get traffic although no router that is connected has its variant ready."""
     def __init__(
         self,
         *,
@@ -1092,10 +1111,11 @@ class ConcludeExperimentRequest(_message.Message):
         base_revision: _builtins.int = ...,
         winner: _builtins.str = ...,
         why: _builtins.str = ...,
+        allow_unready: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["base_revision", b"base_revision", "name", b"name", "why", b"why", "winner", b"winner"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["allow_unready", b"allow_unready", "base_revision", b"base_revision", "name", b"name", "why", b"why", "winner", b"winner"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1287,8 +1307,11 @@ class SetLayerRequest(_message.Message):
 
     LAYER_FIELD_NUMBER: _builtins.int
     WHY_FIELD_NUMBER: _builtins.int
+    BASE_REVISION_FIELD_NUMBER: _builtins.int
     why: _builtins.str
     """Why, for the audit log; at most 1 KiB."""
+    base_revision: _builtins.int
+    """Revision of the layer that the change is based on; 0 for a new layer."""
     @_builtins.property
     def layer(self) -> Global___Layer:
         """The layer."""
@@ -1298,10 +1321,11 @@ class SetLayerRequest(_message.Message):
         *,
         layer: Global___Layer | None = ...,
         why: _builtins.str = ...,
+        base_revision: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["layer", b"layer"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["layer", b"layer", "why", b"why"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["base_revision", b"base_revision", "layer", b"layer", "why", b"why"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1330,6 +1354,53 @@ class SetLayerResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___SetLayerResponse: _TypeAlias = SetLayerResponse  # noqa: Y015
+
+@_typing.final
+class DeleteLayerRequest(_message.Message):
+    """Asks for the end of a layer."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    BASE_REVISION_FIELD_NUMBER: _builtins.int
+    WHY_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """Layer's name."""
+    base_revision: _builtins.int
+    """Revision of the layer that the change is based on."""
+    why: _builtins.str
+    """Why, for the audit log; at most 1 KiB."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        base_revision: _builtins.int = ...,
+        why: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["base_revision", b"base_revision", "name", b"name", "why", b"why"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DeleteLayerRequest: _TypeAlias = DeleteLayerRequest  # noqa: Y015
+
+@_typing.final
+class DeleteLayerResponse(_message.Message):
+    """The layer is gone."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DeleteLayerResponse: _TypeAlias = DeleteLayerResponse  # noqa: Y015
 
 @_typing.final
 class DecideRequest(_message.Message):
@@ -1683,6 +1754,7 @@ class WatchRequest(_message.Message):
 
     HELLO_FIELD_NUMBER: _builtins.int
     ACKNOWLEDGEMENT_FIELD_NUMBER: _builtins.int
+    READINESS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def hello(self) -> Global___WatchHello:
         """The first message."""
@@ -1691,17 +1763,22 @@ class WatchRequest(_message.Message):
     def acknowledgement(self) -> Global___WatchAcknowledgement:
         """The answer to a set."""
 
+    @_builtins.property
+    def readiness(self) -> Global___WatchReadiness:
+        """What it can serve: after the first message, and each time it changes."""
+
     def __init__(
         self,
         *,
         hello: Global___WatchHello | None = ...,
         acknowledgement: Global___WatchAcknowledgement | None = ...,
+        readiness: Global___WatchReadiness | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["acknowledgement", b"acknowledgement", "hello", b"hello", "message", b"message"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["acknowledgement", b"acknowledgement", "hello", b"hello", "message", b"message", "readiness", b"readiness"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["acknowledgement", b"acknowledgement", "hello", b"hello", "message", b"message"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["acknowledgement", b"acknowledgement", "hello", b"hello", "message", b"message", "readiness", b"readiness"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["hello", "acknowledgement"]  # noqa: Y015
+    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["hello", "acknowledgement", "readiness"]  # noqa: Y015
     _WhichOneofArgType_message: _TypeAlias = _typing.Literal["message", b"message"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_message) -> _WhichOneofReturnType_message | None: ...
 
@@ -1732,6 +1809,56 @@ class WatchHello(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___WatchHello: _TypeAlias = WatchHello  # noqa: Y015
+
+@_typing.final
+class WatchReadiness(_message.Message):
+    """Variants that a router has ready. A router that never tells is not held against an arm."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    READY_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def ready(self) -> _containers.RepeatedCompositeFieldContainer[Global___ReadyVariant]:
+        """All of them, at most 4 096; "rules" is always ready and need not be named."""
+
+    def __init__(
+        self,
+        *,
+        ready: _abc.Iterable[Global___ReadyVariant] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["ready", b"ready"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WatchReadiness: _TypeAlias = WatchReadiness  # noqa: Y015
+
+@_typing.final
+class ReadyVariant(_message.Message):
+    """A variant that is ready."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FAMILY_FIELD_NUMBER: _builtins.int
+    VARIANT_FIELD_NUMBER: _builtins.int
+    family: _builtins.str
+    """Prediction problem."""
+    variant: _builtins.str
+    """Variant."""
+    def __init__(
+        self,
+        *,
+        family: _builtins.str = ...,
+        variant: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["family", b"family", "variant", b"variant"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReadyVariant: _TypeAlias = ReadyVariant  # noqa: Y015
 
 @_typing.final
 class WatchAcknowledgement(_message.Message):

@@ -162,6 +162,7 @@ class Outcome(_message.Message):
     VALUE_FIELD_NUMBER: _builtins.int
     OCCURRED_AT_UNIX_US_FIELD_NUMBER: _builtins.int
     RECORDED_AT_UNIX_US_FIELD_NUMBER: _builtins.int
+    COST_FIELD_NUMBER: _builtins.int
     decision_id: _builtins.str
     """The decision's id."""
     tenant: _builtins.str
@@ -172,6 +173,8 @@ class Outcome(_message.Message):
     """When it happened, in microseconds since 1970-01-01T00:00Z."""
     recorded_at_unix_us: _builtins.int
     """When the router took it, in microseconds since 1970-01-01T00:00Z. The newest wins when there are several."""
+    cost: _builtins.float
+    """What it cost, in the family's unit of costs; absent when nobody said."""
     def __init__(
         self,
         *,
@@ -180,12 +183,15 @@ class Outcome(_message.Message):
         value: _builtins.float = ...,
         occurred_at_unix_us: _builtins.int = ...,
         recorded_at_unix_us: _builtins.int = ...,
+        cost: _builtins.float | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_cost", b"_cost", "cost", b"cost"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["decision_id", b"decision_id", "occurred_at_unix_us", b"occurred_at_unix_us", "recorded_at_unix_us", b"recorded_at_unix_us", "tenant", b"tenant", "value", b"value"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_cost", b"_cost", "cost", b"cost", "decision_id", b"decision_id", "occurred_at_unix_us", b"occurred_at_unix_us", "recorded_at_unix_us", b"recorded_at_unix_us", "tenant", b"tenant", "value", b"value"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__cost: _TypeAlias = _typing.Literal["cost"]  # noqa: Y015
+    _WhichOneofArgType__cost: _TypeAlias = _typing.Literal["_cost", b"_cost"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__cost) -> _WhichOneofReturnType__cost | None: ...
 
 Global___Outcome: _TypeAlias = Outcome  # noqa: Y015
 
@@ -357,6 +363,7 @@ class ListDecisionsRequest(_message.Message):
     DECISION_ID_FIELD_NUMBER: _builtins.int
     SINCE_UNIX_US_FIELD_NUMBER: _builtins.int
     LIMIT_FIELD_NUMBER: _builtins.int
+    UNTIL_UNIX_US_FIELD_NUMBER: _builtins.int
     family: _builtins.str
     """Prediction problem; empty means all."""
     decision_id: _builtins.str
@@ -365,6 +372,8 @@ class ListDecisionsRequest(_message.Message):
     """Only decisions assigned at or after this instant, in microseconds since 1970-01-01T00:00Z."""
     limit: _builtins.int
     """At most this many; 0 means no limit."""
+    until_unix_us: _builtins.int
+    """Only decisions assigned before this instant, in microseconds since 1970-01-01T00:00Z; 0 means all."""
     def __init__(
         self,
         *,
@@ -372,10 +381,11 @@ class ListDecisionsRequest(_message.Message):
         decision_id: _builtins.str = ...,
         since_unix_us: _builtins.int = ...,
         limit: _builtins.int = ...,
+        until_unix_us: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["decision_id", b"decision_id", "family", b"family", "limit", b"limit", "since_unix_us", b"since_unix_us"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["decision_id", b"decision_id", "family", b"family", "limit", b"limit", "since_unix_us", b"since_unix_us", "until_unix_us", b"until_unix_us"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -492,7 +502,9 @@ class SummarizeArmsRequest(_message.Message):
     family: _builtins.str
     """Prediction problem."""
     since_unix_us: _builtins.int
-    """Only decisions assigned at or after this instant, in microseconds since 1970-01-01T00:00Z; 0 means all."""
+    """Only decisions assigned at or after this instant, in microseconds since 1970-01-01T00:00Z; 0 means all. It is
+    rounded down to the minute, for instants of long ago to the hour or the day.
+    """
     def __init__(
         self,
         *,
@@ -519,7 +531,7 @@ class SummarizeArmsResponse(_message.Message):
     OUTCOMES_WAITING_FIELD_NUMBER: _builtins.int
     SET_ASIDE_FIELD_NUMBER: _builtins.int
     decisions: _builtins.int
-    """Decisions in all."""
+    """Decisions in all, also those that raw rows are no longer kept of."""
     outcomes_joined: _builtins.int
     """Outcomes reported for known decisions, each decision counted once."""
     outcomes_waiting: _builtins.int
@@ -572,9 +584,9 @@ class ArmSummary(_message.Message):
     outcome_mean: _builtins.float
     """Mean of the outcomes; absent without any."""
     p50_ms: _builtins.float
-    """Median time to answer, in milliseconds; absent without decisions."""
+    """Median time to answer, in milliseconds, its rank within 1.65 %; absent without decisions."""
     p99_ms: _builtins.float
-    """99th percentile of the time to answer, in milliseconds; absent without decisions."""
+    """99th percentile of the time to answer, in milliseconds, its rank within 1.65 %; absent without decisions."""
     @_builtins.property
     def fallbacks(self) -> _containers.RepeatedCompositeFieldContainer[Global___FallbackCount]:
         """Decisions that the rules answered instead, by reason."""
