@@ -10,6 +10,8 @@ from router.strategies import Assignment
 from turnout.v1 import ledger_pb2, prediction_pb2
 
 _MOST_ASSIGNMENTS: Final = 10_000
+NO_ASSIGNMENT: Final = prediction_pb2.Assignment(propensity=1.0)
+"""Of all decisions without an experiment; shared, and never changed."""
 
 
 class Reply(NamedTuple):
@@ -30,20 +32,27 @@ class ModelAnswers:
         self._low, self._high = valid_range(family.target)
         self._target = family.target
 
-    def fill(self, answer: prediction_pb2.PredictResponse, decision_id: str, value: float) -> bool:
-        """Puts a model's value into an answer that has all else; False when the value may not be used."""
+    def usable(self, value: float) -> float | None:
+        """Gives a model's value as it may be answered; None when it may not."""
         # NaN fails this comparison as well.
         if not self._low <= value <= self._high:
-            return False
+            return None
         # Float32's rounding may lie a hair outside of the range.
         if not self._target.low <= value <= self._target.high:
-            value = min(max(value, self._target.low), self._target.high)
+            return min(max(value, self._target.low), self._target.high)
+        return value
+
+    def fill(self, answer: prediction_pb2.PredictResponse, decision_id: str, value: float) -> bool:
+        """Puts a model's value into an answer that has all else; False when the value may not be used."""
+        usable = self.usable(value)
+        if usable is None:
+            return False
         family = self.family
         answer.decision_id = decision_id
-        answer.value = value
-        answer.confidence = family.confidence(value)
+        answer.value = usable
+        answer.confidence = family.confidence(usable)
         if family.levels:
-            answer.level = family.level(value)
+            answer.level = family.level(usable)
         return True
 
 

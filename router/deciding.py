@@ -10,32 +10,23 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import math
-import struct
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
 from bentos.family import RULES, RulesAnswer
-from router.answers import Assignments, ModelAnswers, Records, Reply, model_template
-from router.backends.link import Failure
-from router.fallback import LONGEST_DEADLINE_SECONDS, Fallback, arm_budget
+from router.answers import NO_ASSIGNMENT, Assignments, ModelAnswers, Records, Reply, model_template
+from router.asking import ask
+from router.fallback import LONGEST_DEADLINE_SECONDS, Fallback
 from router.journal import Journal
 from router.metrics import RouterMetrics
 from router.recent import Entry, RecentDecisions
-from router.routing import Rotation, Route, RoutingTable, choose, pool_of
+from router.routing import Rotation, Route, RoutingTable, choose
 from services.runtime.errors import AlreadyExists, DeadlineExceeded
-from services.runtime.identifiers import check_decision_id, check_text
+from services.runtime.identifiers import Uuid7Source, check_decision_id, check_text
 from turnout.v1 import prediction_pb2
 
-_NO_ASSIGNMENT: Final = prediction_pb2.Assignment(propensity=1.0)
 _NO_ANSWER: Final = RulesAnswer(math.nan, 0.0, ())
-_FROM_FAILURE: Final = {
-    Failure.UNAVAILABLE: Fallback.UNAVAILABLE,
-    Failure.CONNECTION: Fallback.CONNECTION,
-    Failure.TIMEOUT: Fallback.TIMEOUT,
-    Failure.ERROR: Fallback.ERROR,
-    Failure.OVERLOADED: Fallback.OVERLOADED,
-}
 
 
 @dataclass(slots=True)
@@ -54,7 +45,7 @@ class Prepared:
     time_left: float
     variant: str = RULES
     # Shared by all rows without an experiment, and never changed.
-    assignment: prediction_pb2.Assignment = field(default_factory=lambda: _NO_ASSIGNMENT)
+    assignment: prediction_pb2.Assignment = field(default_factory=lambda: NO_ASSIGNMENT)
     rules: RulesAnswer = _NO_ANSWER
     at_unix_us: int = 0
     repeats: Entry | None = None
@@ -74,21 +65,21 @@ class Decider:
         metrics: RouterMetrics,
         router: str,
         wait_for_commit: bool,
-        make_id: Callable[[], str],
+        make_id: Uuid7Source,
         now_unix_ns: Callable[[], int],
         monotonic_ns: Callable[[], int],
     ) -> None:
         self.table = table
-        self._journal = journal
-        self._recent = recent
-        self._rotation = rotation
-        self._metrics = metrics
-        self._router = router
-        self._wait_for_commit = wait_for_commit
-        self._make_id = make_id
+        self.journal = journal
+        self.recent = recent
+        self.rotation = rotation
+        self.metrics = metrics
+        self.router = router
+        self.wait_for_commit = wait_for_commit
+        self.make_id = make_id
         self._now_unix_ns = now_unix_ns
-        self._monotonic_ns = monotonic_ns
-        self._assignments = Assignments()
+        self.monotonic_ns = monotonic_ns
+        self.assignments = Assignments()
         self._models: dict[str, ModelAnswers] = {}
 
     def prepare(
@@ -110,10 +101,8 @@ class Decider:
             InvalidArgument: the row breaks the schema or a bound.
             DeadlineExceeded: no time is left.
         """
-        arrived_ns = self._monotonic_ns()
-        seconds = route.deadline_seconds if time_left is None else min(time_left, LONGEST_DEADLINE_SECONDS)
-        if seconds <= 0:
-            raise DeadlineExceeded("timeout", "the call arrived after its deadline; give it more time")
+        arrived_ns = self.monotonic_ns()
+        seconds = deadline_of(route, time_left)
         if unit_id:
             check_text("unit_id", unit_id)
         if region:
@@ -122,7 +111,7 @@ class Decider:
         digest = b""
         if decision_id:
             check_decision_id(decision_id)
-            digest = _digest(route.family.name, unit_id, region, packed)
+            digest = digest_of(route.family.name, unit_id, region, packed)
         return Prepared(
             route=route,
             tenant=tenant,
@@ -150,15 +139,15 @@ class Decider:
         for row in rows:
             if row.digest:
                 try:
-                    row.repeats = self._recent.claim(row.tenant, row.decision_id, row.digest)
+                    row.repeats = self.recent.claim(row.tenant, row.decision_id, row.digest)
                 except AlreadyExists:
                     for taken in claimed:
-                        self._recent.release(taken.tenant, taken.decision_id)
+                        self.recent.release(taken.tenant, taken.decision_id)
                     raise
                 if row.repeats is None:
                     claimed.append(row)
             else:
-                row.decision_id = self._make_id()
+                row.decision_id = self.make_id()
         at_unix_us = self.now_unix_us()
         for row in rows:
             if row.repeats is None:
@@ -170,7 +159,7 @@ class Decider:
     def _assign(self, row: Prepared) -> tuple[str, prediction_pb2.Assignment]:
         chosen = choose(
             row.route,
-            self._rotation,
+            self.rotation,
             unit_id=row.unit_id,
             decision_id=row.decision_id,
             tenant=row.tenant,
@@ -178,8 +167,8 @@ class Decider:
             at_unix_us=row.at_unix_us,
         )
         if chosen is None:
-            return RULES, _NO_ASSIGNMENT
-        return chosen.variant, self._assignments.message(chosen)
+            return RULES, NO_ASSIGNMENT
+        return chosen.variant, self.assignments.message(chosen)
 
     async def answer(self, group: Sequence[Prepared]) -> list[prediction_pb2.PredictResponse]:
         """Answers rows that share family and variant, in their order, and records them. Never raises but on cancel."""
@@ -191,41 +180,27 @@ class Decider:
             self._finish(group, Reply(None, Fallback.CANCELLED, ""))
             raise
         answers = self._finish(group, reply)
-        if self._wait_for_commit and await self._journal.committed():
+        if self.wait_for_commit and await self.journal.committed():
             for row, answer in zip(group, answers, strict=True):
                 answer.durability = prediction_pb2.DURABILITY_DURABLE
                 if row.digest:
                     # A repeated call hears the very same.
-                    self._recent.settle(row.tenant, row.decision_id, answer)
-        self._metrics.latency(first.route.family.name, (self._monotonic_ns() - first.arrived_ns) / 1e9)
+                    self.recent.settle(row.tenant, row.decision_id, answer)
+        self.metrics.latency(first.route.family.name, (self.monotonic_ns() - first.arrived_ns) / 1e9)
         return answers
 
     def abandon(self, rows: Iterable[Prepared]) -> None:
         """Records the admitted rows whose `answer` was cancelled before it began, so that their ids do not hang."""
-        left = [r for r in rows if r.repeats is None and self._recent.family_of(r.tenant, r.decision_id) is None]
+        left = [r for r in rows if r.repeats is None and self.recent.family_of(r.tenant, r.decision_id) is None]
         for group in groups(left):
             self._finish(group, Reply(None, Fallback.CANCELLED, ""))
 
     async def _ask(self, group: Sequence[Prepared]) -> Reply:
         first = group[0]
-        if first.variant == RULES:
-            return Reply(None, Fallback.NONE, "")
-        elapsed = (self._monotonic_ns() - first.arrived_ns) / 1e9
-        budget = arm_budget(min(row.time_left for row in group) - elapsed)
-        if not budget:
-            return Reply(None, Fallback.NO_TIME, "")
-        pool = pool_of(first.route, first.variant)
-        link = pool.pick() if pool is not None else None
-        served = link.served if link is not None else None
-        if link is None or served is None:
-            return Reply(None, Fallback.UNAVAILABLE, "")
         packed = first.packed if len(group) == 1 else b"".join([row.packed for row in group])
-        result = await link.submit(packed, len(group), budget)
-        if isinstance(result, Failure):
-            return Reply(None, _FROM_FAILURE[result], "")
-        if len(result) != 4 * len(group):
-            return Reply(None, Fallback.INVALID, "")
-        return Reply(struct.unpack(f"<{len(group)}f", result), Fallback.NONE, served.version)
+        elapsed = (self.monotonic_ns() - first.arrived_ns) / 1e9
+        time_left = min(row.time_left for row in group) - elapsed
+        return await ask(first.route, first.variant, packed, len(group), time_left)
 
     def _finish(self, group: Sequence[Prepared], reply: Reply) -> list[prediction_pb2.PredictResponse]:
         """Chooses between the arm's answers and the rules', and writes the journal before anybody hears of them."""
@@ -236,9 +211,9 @@ class Decider:
         if models is None or models.family is not family:
             models = self._models[family.name] = ModelAnswers(family)
         template = model_template(first.assignment, first.variant, reply.version)
-        scratch = Records(self._router, family, first.tenant)
+        scratch = Records(self.router, family, first.tenant)
         record = scratch.decision
-        now_ns = self._monotonic_ns()
+        now_ns = self.monotonic_ns()
         answers: list[prediction_pb2.PredictResponse] = []
         records: list[bytes] = []
         counts: dict[tuple[str, str, int], int] = {}
@@ -262,14 +237,26 @@ class Decider:
             records.append(scratch.serialized())
             key = (row.assignment.arm, answer.served_variant, int(answer.fallback))
             counts[key] = counts.get(key, 0) + 1
-            self._recent.remember(row.tenant, row.decision_id, family.name)
-        self._journal.append(records)
+            self.recent.remember(row.tenant, row.decision_id, family.name)
+        self.journal.append(records)
         for row, answer in zip(group, answers, strict=True):
             if row.digest:
-                self._recent.settle(row.tenant, row.decision_id, answer)
+                self.recent.settle(row.tenant, row.decision_id, answer)
         for key, count in counts.items():
-            self._metrics.predictions(family.name, *key, count)
+            self.metrics.predictions(family.name, *key, count)
         return answers
+
+
+def deadline_of(route: Route, time_left: float | None) -> float:
+    """Gives the seconds that a call may take; None is a caller who set no deadline.
+
+    Raises:
+        DeadlineExceeded: no time is left.
+    """
+    seconds = route.deadline_seconds if time_left is None else min(time_left, LONGEST_DEADLINE_SECONDS)
+    if seconds <= 0:
+        raise DeadlineExceeded("timeout", "the call arrived after its deadline; give it more time")
+    return seconds
 
 
 def groups(rows: Iterable[Prepared]) -> list[list[Prepared]]:
@@ -296,6 +283,7 @@ def _rules_answer(row: Prepared, fallback: Fallback) -> prediction_pb2.PredictRe
     )
 
 
-def _digest(family: str, unit_id: str, region: str, packed: bytes) -> bytes:
+def digest_of(family: str, unit_id: str, region: str, packed: bytes) -> bytes:
+    """Gives the digest of a decision's body, by which a repeated call is known."""
     text = f"{family}\0{len(unit_id)}\0{unit_id}\0{region}\0".encode()
     return hashlib.sha256(text + packed).digest()[:16]

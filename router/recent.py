@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import islice
 from typing import Final
@@ -46,9 +47,20 @@ class RecentDecisions:
         families = self._families
         families[_key(tenant, decision_id)] = family
         if len(families) > self._limit:
-            # In runs, so that the cost of skipping deleted slots at the front is paid rarely.
-            for key in list(islice(families, self._limit // 20)):
-                del families[key]
+            self._forget()
+
+    def remember_all(self, tenant: str, decision_ids: Iterable[str], family: str) -> None:
+        """Notes many answered decisions."""
+        families = self._families
+        families.update(dict.fromkeys([_key(tenant, decision_id) for decision_id in decision_ids], family))
+        if len(families) > self._limit:
+            self._forget()
+
+    def _forget(self) -> None:
+        # In runs, so that the cost of skipping deleted slots at the front is paid rarely.
+        families = self._families
+        for key in list(islice(families, max(self._limit // 20, len(families) - self._limit))):
+            del families[key]
 
     def claim(self, tenant: str, decision_id: str, digest: bytes) -> Entry | None:
         """Takes a caller's id for a new decision (None), or gives the entry of the same decision.

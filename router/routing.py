@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from bentos.family import RULES, Family
 from router.backends.pool import Pool
-from router.strategies import Assignment, Snapshot, assign
+from router.strategies import Assignment, Hashed, Snapshot, assign
 from services.runtime.errors import NotFound
 
 
@@ -82,6 +82,33 @@ def choose(
         at_unix_us=at_unix_us,
         sequence=sequence,
     )
+
+
+def choose_all(
+    route: Route,
+    rotation: Rotation,
+    *,
+    unit_ids: Sequence[str],
+    decision_ids: Sequence[str],
+    tenant: str,
+    regions: Sequence[str],
+    at_unix_us: int,
+) -> list[Assignment | None]:
+    """Assigns an arm to each of many decisions of one tenant, as `choose` does one after the other."""
+    if route.experiment is not None and isinstance(route.experiment.strategy, Hashed):
+        return [*route.experiment.strategy.assign_all(tenant, unit_ids, decision_ids)]
+    return [
+        choose(
+            route,
+            rotation,
+            unit_id=unit_id,
+            decision_id=decision_id,
+            tenant=tenant,
+            region=region,
+            at_unix_us=at_unix_us,
+        )
+        for unit_id, decision_id, region in zip(unit_ids, decision_ids, regions, strict=True)
+    ]
 
 
 def pool_of(route: Route, variant: str) -> Pool | None:

@@ -8,6 +8,7 @@ from typing import Any, Final
 
 import structlog
 
+from router.batching import MAX_ROWS, Batches
 from router.deciding import Decider, Prepared, groups
 from router.explaining import explain
 from router.metrics import RouterMetrics
@@ -24,7 +25,6 @@ from services.runtime.errors import (
 from turnout.v1 import prediction_pb2
 
 _log = structlog.get_logger(__name__)
-MAX_ROWS: Final = 1000
 MAX_STREAM_CALLS: Final = 4096
 """Calls under way on one stream; more are refused one by one."""
 
@@ -36,6 +36,7 @@ class PredictionService:
         self, decider: Decider, outcomes: Outcomes, *, metrics: RouterMetrics, stopping: asyncio.Event
     ) -> None:
         self._decider = decider
+        self._batches = Batches(decider)
         self._outcomes = outcomes
         self._metrics = metrics
         self._stopping = stopping
@@ -49,13 +50,13 @@ class PredictionService:
         self, request: prediction_pb2.PredictBatchRequest, call: Call
     ) -> prediction_pb2.PredictBatchResponse:
         """Answers up to 1 000 rows; one bad row refuses all of them."""
-        rows = self._prepared_batch(request, call)
         try:
-            self._decider.admit(rows)
+            batch = self._batches.prepare(request, tenant=call.tenant, time_left=call.time_left())
+            self._batches.admit(batch)
         except TurnoutError as error:
             self._metrics.refused(error.code)
             raise
-        return prediction_pb2.PredictBatchResponse(predictions=await self.answer_all(rows))
+        return await self._batches.answer(batch)
 
     async def answer_all(self, rows: Sequence[Prepared]) -> list[prediction_pb2.PredictResponse]:
         """Answers admitted rows in their order, the groups side by side."""
@@ -148,36 +149,6 @@ class PredictionService:
             return await answer_of(row.repeats)
         (answer,) = await self._decider.answer((row,))
         return answer
-
-    def _prepared_batch(self, request: prediction_pb2.PredictBatchRequest, call: Call) -> list[Prepared]:
-        count = len(request.rows)
-        try:
-            if not 1 <= count <= MAX_ROWS:
-                raise InvalidArgument("rows", f"rows must be 1 to {MAX_ROWS}, not {count}")
-            route = self._decider.table.route(request.family)
-            time_left = call.time_left()
-            rows = []
-            for index, row in enumerate(request.rows):
-                try:
-                    rows.append(
-                        self._decider.prepare(
-                            route,
-                            tenant=call.tenant,
-                            decision_id=row.decision_id,
-                            unit_id=row.unit_id,
-                            region=row.region,
-                            numbers=row.numbers,
-                            categories=row.categories,
-                            flags=row.flags,
-                            time_left=time_left,
-                        )
-                    )
-                except InvalidArgument as error:
-                    raise InvalidArgument(f"rows[{index}].{error.field}", f"row {index}: {error.message}") from None
-        except TurnoutError as error:
-            self._metrics.refused(error.code)
-            raise
-        return rows
 
     def take_frame(
         self, frame: prediction_pb2.PredictStreamRequest, tenant: str, room: int

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Final
 
 from router.strategies.assignment import Assignment, AssignmentReason
@@ -85,9 +85,11 @@ class FamilyExperiments:
     own: Mapping[str, Ladder]
     """By tenant."""
     everyone: Ladder
+    conditional: bool
+    """Whether any experiment has a condition."""
     attributes: Attributes
     """What the conditions look at in a call's attributes."""
-    shadows: bool = field(default=False)
+    shadowed: bool
     """Whether any experiment copies rows to shadows."""
 
     def find(
@@ -234,6 +236,7 @@ def _family(family: str, members: list[tuple[int, Snapshot]], layers: Mapping[st
         nobody=Assignment("", RULES, 1.0, AssignmentReason.UNSPECIFIED, 0, digest),
         own={tenant: Ladder.of(tuple(own), needed) for tenant, own in by_tenant.items() if tenant is not None},
         everyone=Ladder.of(everyone, needed),
+        conditional=any(snapshot.condition is not None for snapshot in stamped.values()),
         attributes=attributes_of(snapshot.experiment.when for snapshot in stamped.values()),
-        shadows=any(snapshot.experiment.shadows for snapshot in stamped.values()),
+        shadowed=any(snapshot.experiment.shadows for snapshot in stamped.values()),
     )

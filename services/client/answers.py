@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import IntEnum
 from typing import Final
 
-from turnout.v1.prediction_pb2 import ExplainResponse, PredictResponse
+from turnout.v1.prediction_pb2 import ExplainResponse, PredictBatchResponse, PredictResponse
 
 
 class FallbackReason(IntEnum):
@@ -139,6 +139,29 @@ def answer_of(message: PredictResponse) -> Answer:
         _FALLBACKS.get(message.fallback, FallbackReason.UNKNOWN),
         durability_of(message.durability),
         tuple(message.reasons),
+    )
+
+
+def answers_of(message: PredictBatchResponse, rows: int) -> tuple[Answer, ...]:
+    """Turns the router's message into one Answer a row.
+
+    Raises:
+        ValueError: the message does not answer that many rows.
+    """
+    columns = (message.decision_ids, message.values, message.confidences, message.shared_places)
+    shared = [answer_of(one) for one in message.shared]
+    reasons = {one.row: tuple(one.reasons) for one in message.reasons}
+    if any(len(column) != rows for column in columns) or max(message.shared_places, default=0) >= len(shared):
+        raise ValueError(f"the message does not answer {rows} rows")
+    return tuple(
+        replace(
+            shared[place],
+            decision_id=decision_id,
+            value=value,
+            confidence=confidence,
+            reasons=reasons.get(row, ()),
+        )
+        for row, (decision_id, value, confidence, place) in enumerate(zip(*columns, strict=True))
     )
 
 

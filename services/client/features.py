@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import chain
+from math import isnan, nan
 from numbers import Real
-from typing import NamedTuple, Protocol, SupportsFloat
+from typing import Final, NamedTuple, Protocol, SupportsFloat
 
 from services.runtime.errors import InvalidArgument
-from turnout.v1.prediction_pb2 import PredictBatchRequest, PredictRequest
+from turnout.v1.prediction_pb2 import (
+    FLAG_VALUE_FALSE,
+    FLAG_VALUE_TRUE,
+    FLAG_VALUE_UNSPECIFIED,
+    CategoryColumn,
+    PredictBatchRequest,
+    PredictRequest,
+)
 
 FeatureValue = SupportsFloat | str | bool
 Features = Mapping[str, FeatureValue]
@@ -102,26 +111,53 @@ def request_of(family: str, row: Row) -> PredictRequest:
 
 
 def batch_of(family: str, rows: Sequence[Row]) -> PredictBatchRequest:
-    """Makes the message of a batch.
+    """Makes the message of a batch: one column for each feature that any of the rows has.
 
     Raises:
-        InvalidArgument: a name or a text is not valid Unicode.
+        InvalidArgument: a name or a text is not valid Unicode, or a number is NaN; names row and feature.
     """
     message = PredictBatchRequest()
     try:
         message.family = family
-        for row in rows:
-            message.rows.add(
-                decision_id=row.decision_id,
-                unit_id=row.unit_id,
-                region=row.region,
-                numbers=row.kinds.numbers,
-                categories=row.kinds.categories,
-                flags=row.kinds.flags,
-            )
+        message.rows = len(rows)
+        message.decision_ids.extend([row.decision_id for row in rows])
+        if any(row.unit_id for row in rows):
+            message.unit_ids.extend([row.unit_id for row in rows])
+        if any(row.region for row in rows):
+            message.regions.extend([row.region for row in rows])
+        for name in _names(row.kinds.numbers for row in rows):
+            message.numbers[name].values.extend(_numbers(name, rows))
+        for name in _names(row.kinds.categories for row in rows):
+            _fill_categories(message.categories[name], [row.kinds.categories.get(name) for row in rows])
+        for name in _names(row.kinds.flags for row in rows):
+            message.flags[name].values.extend([_FLAGS[row.kinds.flags.get(name)] for row in rows])
     except (TypeError, UnicodeError) as error:
         raise _not_text(error) from error
     return message
+
+
+_FLAGS: Final = {None: FLAG_VALUE_UNSPECIFIED, False: FLAG_VALUE_FALSE, True: FLAG_VALUE_TRUE}
+
+
+def _names(kinds: Iterable[Mapping[str, object]]) -> Iterable[str]:
+    """Gives the names that occur, each once, in their order."""
+    return dict.fromkeys(chain.from_iterable(kinds))
+
+
+def _numbers(name: str, rows: Sequence[Row]) -> list[float]:
+    values = [row.kinds.numbers.get(name, nan) for row in rows]
+    for place, value in enumerate(values):
+        # In a column NaN means "not known"; a NaN that the caller gave is refused as it is in a single row.
+        if isnan(value) and name in rows[place].kinds.numbers:
+            sentence = f"row {place}: feature {name[:64]!r} must be finite; leave it out when it is not known"
+            raise InvalidArgument(f"rows[{place}].numbers[{name[:64]}]", sentence)
+    return values
+
+
+def _fill_categories(column: CategoryColumn, texts: Sequence[str | None]) -> None:
+    places: dict[str | None, int] = {None: 0}
+    column.places.extend([places.setdefault(text, len(places)) for text in texts])
+    column.values.extend([text for text in places if text is not None])
 
 
 def _number(name: str, value: Real) -> float:

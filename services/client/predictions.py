@@ -7,7 +7,7 @@ from typing import Final
 
 from google.protobuf.message import DecodeError
 
-from services.client.answers import Answer, answer_of
+from services.client.answers import Answer, answer_of, answers_of
 from services.client.features import AskedRow, Features, Row, batch_of, by_kind, request_of
 from services.client.link import Link
 from services.client.local import LocalRules
@@ -79,7 +79,7 @@ class Predictions:
             # The margin is for all rows, so they are answered without giving way to others in between.
             return tuple(self._answer_locally(settled, family, row) for row in rows)
         self.by_router += len(rows)
-        return tuple(answer_of(prediction) for prediction in settled.predictions)
+        return settled
 
     def _row(self, asked: Features | AskedRow, unit_id: str, region: str) -> Row:
         if isinstance(asked, Mapping):
@@ -111,15 +111,14 @@ class Predictions:
         except DecodeError:
             return _unreadable()
 
-    async def _ask_batch(self, payload: bytes, rows: int, give_up_at: float) -> PredictBatchResponse | Failure:
+    async def _ask_batch(self, payload: bytes, rows: int, give_up_at: float) -> tuple[Answer, ...] | Failure:
         reply = await self._link.ask("PredictBatch", payload, give_up_at)
         if isinstance(reply, Failure):
             return reply
         try:
-            answers = PredictBatchResponse.FromString(reply)
-        except DecodeError:
+            return answers_of(PredictBatchResponse.FromString(reply), rows)
+        except (DecodeError, ValueError):
             return _unreadable()
-        return answers if len(answers.predictions) == rows else _unreadable()
 
     def _answer_locally(self, failure: Failure, family: str, row: Row) -> Answer:
         if self._rules is None or isinstance(failure.error, CALLERS_OWN):

@@ -9,38 +9,69 @@ from typing import Final
 from services.runtime.errors import InvalidArgument
 
 _VARIANT: Final = 0b10 << 62
+_FIRST_OF_TAIL: Final = {f"{digit:x}": f"{0b1000 | digit & 0b11:x}" for digit in range(16)}
+"""A random digit with the variant's two bits put into it."""
+_COUNTERS: Final = 4096
+"""Ids that one millisecond has room for."""
 MAX_ID: Final = 128
 MAX_TEXT: Final = 1024
 _ID: Final = re.compile(r"[A-Za-z0-9._:\-]{1,128}")
 
 
-def uuid7_source(now_ms: Callable[[], int], random_bits: Callable[[int], int]) -> Callable[[], str]:
-    """Gives a function that makes UUIDv7 texts, strictly rising within this process (RFC 9562 §6.2, method 1).
+class Uuid7Source:
+    """Makes UUIDv7 texts, strictly rising within this process (RFC 9562 §6.2, method 1); see `uuid7_source`."""
+
+    __slots__ = ("_counter", "_last_ms", "_now_ms", "_prefix", "_random_bits")
+
+    def __init__(self, now_ms: Callable[[], int], random_bits: Callable[[int], int]) -> None:
+        self._now_ms = now_ms
+        self._random_bits = random_bits
+        self._last_ms = 0
+        self._counter = 0
+        self._prefix = ""
+
+    def __call__(self) -> str:
+        """Makes one."""
+        counter = self._take(1)
+        tail = f"{_VARIANT | self._random_bits(62):016x}"
+        return f"{self._prefix}{counter:03x}-{tail[:4]}-{tail[4:]}"
+
+    def many(self, count: int) -> list[str]:
+        """Makes `count` at once, rising, at a third of the cost: the clock is read and chance asked once for all."""
+        made: list[str] = []
+        while (wanted := min(count - len(made), _COUNTERS)) > 0:
+            first = self._take(wanted)
+            prefix = self._prefix
+            tails = f"{self._random_bits(64 * wanted):0{16 * wanted}x}"
+            made += [
+                f"{prefix}{first + n:03x}-{_FIRST_OF_TAIL[tails[at]]}{tails[at + 1 : at + 4]}-{tails[at + 4 : at + 16]}"
+                for n, at in enumerate(range(0, 16 * wanted, 16))
+            ]
+        return made
+
+    def _take(self, count: int) -> int:
+        """Takes that many counters of one millisecond and gives the first."""
+        ms = self._now_ms()
+        first = self._random_bits(11) if ms > self._last_ms else self._counter + 1
+        ms = max(ms, self._last_ms)
+        if first + count > _COUNTERS:
+            # The clock stands still or went back, or the batch is long: borrow the next millisecond.
+            ms, first = ms + 1, 0
+        if ms != self._last_ms:
+            self._last_ms = ms
+            self._prefix = f"{ms >> 16:08x}-{ms & 0xFFFF:04x}-7"
+        self._counter = first + count - 1
+        return first
+
+
+def uuid7_source(now_ms: Callable[[], int], random_bits: Callable[[int], int]) -> Uuid7Source:
+    """Gives a source of UUIDv7 texts.
 
     Args:
         now_ms: milliseconds since 1970-01-01T00:00Z.
         random_bits: gives a random integer of that many bits.
     """
-    last_ms = 0
-    counter = 0
-    prefix = ""
-
-    def make() -> str:
-        nonlocal last_ms, counter, prefix
-        ms = now_ms()
-        if ms > last_ms:
-            last_ms, counter = ms, random_bits(11)
-            prefix = f"{ms >> 16:08x}-{ms & 0xFFFF:04x}-7"
-        else:
-            # The clock stands still or went back: count on; after 4 096 in one millisecond borrow the next one.
-            counter += 1
-            if counter > 0xFFF:
-                last_ms, counter = last_ms + 1, 0
-                prefix = f"{last_ms >> 16:08x}-{last_ms & 0xFFFF:04x}-7"
-        tail = f"{_VARIANT | random_bits(62):016x}"
-        return f"{prefix}{counter:03x}-{tail[:4]}-{tail[4:]}"
-
-    return make
+    return Uuid7Source(now_ms, random_bits)
 
 
 def is_id(decision_id: str) -> bool:

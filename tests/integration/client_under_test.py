@@ -12,6 +12,7 @@ from services.runtime.errors import NotFound, TurnoutError
 from services.runtime.grpc_binding import bind
 from services.runtime.identity import Identify, everybody
 from services.runtime.serving import Server, serving
+from tests.integration.batches import reply_of, rows_of
 from turnout.v1 import prediction_pb2 as pb
 
 ROW: dict[str, float | str | bool] = {"severity": 4, "distance_km": 2.5, "call_type": "cardiac"}
@@ -86,19 +87,7 @@ class FakeRouter:
         return said
 
     async def predict_batch(self, request: pb.PredictBatchRequest, call: Call) -> pb.PredictBatchResponse:
-        rows = [
-            pb.PredictRequest(
-                family=request.family,
-                decision_id=row.decision_id,
-                unit_id=row.unit_id,
-                region=row.region,
-                numbers=row.numbers,
-                categories=row.categories,
-                flags=row.flags,
-            )
-            for row in request.rows
-        ]
-        return pb.PredictBatchResponse(predictions=[await self.predict(row, call) for row in rows])
+        return reply_of([await self.predict(row, call) for row in rows_of(request)])
 
     async def predict_stream(
         self, requests: AsyncIterator[pb.PredictStreamRequest], _: Call

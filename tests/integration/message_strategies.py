@@ -19,6 +19,7 @@ _SCALARS: dict[int, st.SearchStrategy[Any]] = {
     FieldDescriptor.TYPE_FIXED64: st.integers(0, 2**64 - 1),
     FieldDescriptor.TYPE_INT32: st.integers(-(2**31), 2**31 - 1),
     FieldDescriptor.TYPE_UINT32: st.sampled_from([0, 1, 50]) | st.integers(0, 2**32 - 1),
+    FieldDescriptor.TYPE_ENUM: st.sampled_from([0, 1, 2]) | st.integers(-(2**31), 2**31 - 1),
     FieldDescriptor.TYPE_BOOL: st.booleans(),
     FieldDescriptor.TYPE_STRING: _TEXTS,
     FieldDescriptor.TYPE_BYTES: st.binary(max_size=16),

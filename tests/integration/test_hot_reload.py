@@ -43,7 +43,7 @@ class Flow:
 
 def loads(p: Platform, result: str) -> float:
     """Readings of the file so far, by result."""
-    counter = p.router.decider._metrics._configuration
+    counter = p.router.decider.metrics._configuration
     return counter.labels(result)._value.get()
 
 

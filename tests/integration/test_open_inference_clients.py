@@ -8,6 +8,7 @@ import sys
 
 import pytest
 
+from tests.integration.batches import batch
 from tests.integration.platform_under_test import Platform, platform
 from turnout.v1 import prediction_pb2
 
@@ -79,22 +80,22 @@ async def test_a_foreign_client_gets_the_answers_of_turnout_itself(with_model: b
     async with platform(with_model=with_model) as p:
         answers = await told(p)
         rows = [
-            prediction_pb2.PredictRow(
+            prediction_pb2.PredictRequest(
                 unit_id="u1",
                 numbers={name: value for name, value in row.items() if isinstance(value, float)},
                 categories={"call_type": str(row["call_type"])},
             )
             for row in ROWS
         ]
-        reply = await p.call("PredictBatch", prediction_pb2.PredictBatchRequest(family="dispatch", rows=rows))
+        reply = await p.call("PredictBatch", batch(rows))
         ids = {decision.decision_id for decision in p.decisions()}
         recorded = {decision.features for decision in p.decisions()}
     assert answers["live"] is answers["ready"] is answers["model_ready"] is True
     assert (answers["other_ready"], answers["server"], answers["id"]) == (False, "turnout", "r7")
     assert answers["refused"] == "StatusCode.NOT_FOUND"
     assert answers["chosen"] == ["value"]
-    assert answers["value"] == [answer.value for answer in reply.predictions]
-    assert answers["confidence"] == [answer.confidence for answer in reply.predictions]
+    assert answers["value"] == list(reply.values)
+    assert answers["confidence"] == list(reply.confidences)
     assert answers["arm"] == ["candidate"] * len(ROWS)
     assert answers["served_variant"] == ["fake" if with_model else "rules"] * len(ROWS)
     assert isinstance(answers["decision_id"], list)

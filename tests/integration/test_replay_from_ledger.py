@@ -12,6 +12,7 @@ from prometheus_client import CollectorRegistry
 from router.replay import replay
 from services.hub.bootstrap import running as hub_running
 from services.runtime.experiment import Experiment
+from tests.integration.batches import answers, batch
 from tests.integration.platform_under_test import ROW, Platform, experiment, platform
 from turnout.v1 import ledger_pb2, prediction_pb2
 
@@ -49,12 +50,12 @@ async def listed(address: str) -> tuple[list[ledger_pb2.Decision], dict[int, Exp
     return found, {shot.digest: Experiment.from_canonical(shot.canonical_json) for shot in shots.snapshots}
 
 
-def rows(batch: int) -> list[prediction_pb2.PredictRow]:
+def rows(batch_number: int) -> list[prediction_pb2.PredictRequest]:
     """Rows with and without a unit, a region and an id of their own."""
     return [
-        prediction_pb2.PredictRow(
-            decision_id=f"d-{batch}-{number}" if number % 3 else "",
-            unit_id=f"unit-{batch}-{number % 700}" if number % 2 else "",
+        prediction_pb2.PredictRequest(
+            decision_id=f"d-{batch_number}-{number}" if number % 3 else "",
+            unit_id=f"unit-{batch_number}-{number % 700}" if number % 2 else "",
             region=f"region-{number % 5}" if number % 7 else "",
             numbers=ROW,
         )
@@ -64,16 +65,16 @@ def rows(batch: int) -> list[prediction_pb2.PredictRow]:
 
 async def decide(p: Platform) -> list[prediction_pb2.PredictResponse]:
     """Has 10 000 rows decided, two batches at a time, and some batches sent again."""
-    answers: list[prediction_pb2.PredictResponse] = []
-    for batch in range(0, BATCHES, 2):
-        requests = [prediction_pb2.PredictBatchRequest(family="dispatch", rows=rows(batch + i)) for i in (0, 1)]
+    given: list[prediction_pb2.PredictResponse] = []
+    for number in range(0, BATCHES, 2):
+        requests = [batch(rows(number + i)) for i in (0, 1)]
         for reply in await asyncio.gather(*(p.call("PredictBatch", one) for one in requests)):
-            answers += reply.predictions
+            given += answers(reply)
     named = [row for row in rows(0) if row.decision_id]
-    again = await p.call("PredictBatch", prediction_pb2.PredictBatchRequest(family="dispatch", rows=named))
-    first = {answer.decision_id: answer for answer in answers}
-    assert all(first[answer.decision_id] == answer for answer in again.predictions)
-    return answers
+    again = await p.call("PredictBatch", batch(named))
+    first = {answer.decision_id: answer for answer in given}
+    assert all(first[answer.decision_id] == answer for answer in answers(again))
+    return given
 
 
 @pytest.mark.parametrize("kind", STRATEGIES)
@@ -81,15 +82,15 @@ async def test_ten_thousand_decisions_replay_from_the_ledger(kind: str) -> None:
     """None is missing, none is there twice, and none is chosen otherwise."""
     configured = experiment(kind, rules=30, model=70, strategy=STRATEGIES[kind])
     async with platform(experiments={"dispatch": configured}) as p:
-        answers = await decide(p)
+        given = await decide(p)
         async with hub_running(p.config_path, registry=CollectorRegistry(), drain_seconds=0) as hub:
             async with asyncio.timeout(20):
                 while p.router.shipper.pending_bytes():
                     await asyncio.sleep(0.01)
             decisions, snapshots = await listed(hub.server.address)
-    assert len(answers) == BATCHES * ROWS
-    said = {answer.decision_id: answer for answer in answers}
-    assert len(decisions) == len(said) == len(answers)
+    assert len(given) == BATCHES * ROWS
+    said = {answer.decision_id: answer for answer in given}
+    assert len(decisions) == len(said) == len(given)
     assert {d.decision_id: d.prediction for d in decisions} == said
     report = replay(decisions, snapshots)
     assert report.differences == ()

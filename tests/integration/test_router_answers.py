@@ -9,6 +9,7 @@ import grpc
 import pytest
 
 from router.fallback import Fallback
+from tests.integration.batches import answers, batch
 from tests.integration.platform_under_test import ROW, SCHEMA, connected, experiment, model_serving, platform
 from turnout.v1 import prediction_pb2
 
@@ -127,15 +128,18 @@ async def test_a_cancelled_call_is_recorded() -> None:
 async def test_a_batch_keeps_its_order_over_arms() -> None:
     """Rows that go to different arms come back in the order in which they were sent."""
     async with platform(experiments={"dispatch": experiment(rules=50, model=50)}) as p:
-        rows = [prediction_pb2.PredictRow(unit_id=f"u{i}", numbers={**ROW, "severity": 1 + i % 5}) for i in range(200)]
-        reply = await p.call("PredictBatch", prediction_pb2.PredictBatchRequest(family="dispatch", rows=rows))
-        assert len(reply.predictions) == 200
-        arms = {answer.assignment.arm for answer in reply.predictions}
+        rows = [
+            prediction_pb2.PredictRequest(unit_id=f"u{i}", numbers={**ROW, "severity": 1 + i % 5}) for i in range(200)
+        ]
+        reply = await p.call("PredictBatch", batch(rows))
+        given = answers(reply)
+        assert len(given) == 200
+        arms = {answer.assignment.arm for answer in given}
         assert arms == {"control", "candidate"}
-        for index, answer in enumerate(reply.predictions):
+        for index, answer in enumerate(given):
             if answer.served_variant == "fake":
                 assert answer.value == pytest.approx((1 + index % 5) / 10)
-        assert sorted(d.decision_id for d in p.decisions()) == sorted(a.decision_id for a in reply.predictions)
+        assert sorted(d.decision_id for d in p.decisions()) == sorted(a.decision_id for a in given)
 
 
 async def test_a_stream_answers_each_call_by_its_number_and_refuses_bad_ones_alone() -> None:

@@ -1,0 +1,280 @@
+"""The life of a batch: as that of a prediction in `router.deciding`, with all rows of one step taken together.
+
+Every row gets the answer, the assignment and the record that it would get alone; only what rows share is done once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from itertools import compress
+from typing import Final, NamedTuple, TypeVar
+
+from bentos.columns import Categories, ColumnEncoder, Columns, Encoded, of_row
+from bentos.family import RULES, Family
+from router.answers import ModelAnswers, Reply
+from router.asking import ask
+from router.batch_answers import Answering, Asked, Part, reply_of
+from router.deciding import Decider, deadline_of, digest_of
+from router.fallback import Fallback
+from router.recent import Entry, answer_of
+from router.routing import Route, choose_all
+from router.strategies import Assignment
+from services.runtime.errors import AlreadyExists, InvalidArgument
+from services.runtime.identifiers import MAX_TEXT, check_decision_id, check_text
+from turnout.v1 import prediction_pb2
+
+MAX_ROWS: Final = 1000
+_UTF8_BYTES: Final = 4
+"""Bytes of a character at most."""
+T = TypeVar("T")
+
+
+@dataclass(slots=True)
+class Batch:
+    """Validated rows of one family. What `admit` fills in stands at the end."""
+
+    route: Route
+    tenant: str
+    decision_ids: list[str]
+    unit_ids: Sequence[str]
+    regions: Sequence[str]
+    digests: Sequence[bytes]
+    encoded: Encoded
+    arrived_ns: int
+    time_left: float
+    parts: list[Part] = field(default_factory=list)
+    repeats: dict[int, Entry] = field(default_factory=dict)
+    """By row, where a caller's id was seen before: the first call's answer is this one's too."""
+
+
+class _Known(NamedTuple):
+    """What is worked out once a family."""
+
+    family: Family
+    encoder: ColumnEncoder
+    models: ModelAnswers
+
+
+class Batches:
+    """Answers batches with the means of a decider."""
+
+    def __init__(self, decider: Decider) -> None:
+        self._decider = decider
+        self._families: dict[str, _Known] = {}
+
+    def prepare(self, request: prediction_pb2.PredictBatchRequest, *, tenant: str, time_left: float | None) -> Batch:
+        """Validates a batch; changes nothing.
+
+        Raises:
+            NotFound: the family is not served here.
+            InvalidArgument: a row breaks the schema or a bound; names the row.
+            DeadlineExceeded: no time is left.
+        """
+        arrived_ns = self._decider.monotonic_ns()
+        rows = request.rows
+        if not 1 <= rows <= MAX_ROWS:
+            raise InvalidArgument("rows", f"rows must be 1 to {MAX_ROWS}, not {rows}")
+        route = self._decider.table.route(request.family)
+        seconds = deadline_of(route, time_left)
+        unit_ids = _texts("unit_ids", "unit_id", request.unit_ids, rows)
+        regions = _texts("regions", "region", request.regions, rows)
+        encoded = self._known(route.family).encoder.encode(_columns(request))
+        decision_ids, digests = self._named(request, route.family, unit_ids, regions, encoded)
+        return Batch(route, tenant, decision_ids, unit_ids, regions, digests, encoded, arrived_ns, seconds)
+
+    def admit(self, batch: Batch) -> None:
+        """Takes a validated batch in, all or nothing: claims callers' ids, assigns the arms, computes the rules.
+
+        Raises:
+            AlreadyExists: a decision id was used with another body.
+        """
+        decider, rows = self._decider, len(batch.decision_ids)
+        self._claim(batch)
+        unnamed = batch.decision_ids.count("")
+        made = decider.make_id.many(unnamed)
+        if unnamed == rows:
+            batch.decision_ids = made
+        elif unnamed:
+            ids = iter(made)
+            batch.decision_ids = [decision_id or next(ids) for decision_id in batch.decision_ids]
+        fresh = [row for row in range(rows) if row not in batch.repeats] if batch.repeats else range(rows)
+        at_unix_us = decider.now_unix_us()
+        chosen = choose_all(
+            batch.route,
+            decider.rotation,
+            unit_ids=_taken(batch.unit_ids, fresh),
+            decision_ids=_taken(batch.decision_ids, fresh),
+            tenant=batch.tenant,
+            regions=_taken(batch.regions, fresh),
+            at_unix_us=at_unix_us,
+        )
+        batch.parts = _parts(batch, fresh, chosen, at_unix_us)
+
+    async def answer(self, batch: Batch) -> prediction_pb2.PredictBatchResponse:
+        """Answers an admitted batch and records it. Never raises but on cancel."""
+        parts = batch.parts
+        try:
+            if len(parts) == 1:
+                await self._answer(batch, parts[0])
+            else:
+                await asyncio.gather(*(self._answer(batch, part) for part in parts))
+        except asyncio.CancelledError:
+            # The caller is gone; what was decided for it is recorded all the same, also where nobody was asked yet.
+            for part in parts:
+                if part.answers is None:
+                    self._finish(batch, part, Reply(None, Fallback.CANCELLED, ""))
+            raise
+        repeated = {row: await answer_of(entry) for row, entry in batch.repeats.items()}
+        return reply_of(len(batch.decision_ids), parts, repeated)
+
+    def _known(self, family: Family) -> _Known:
+        known = self._families.get(family.name)
+        if known is None or known.family is not family:
+            known = self._families[family.name] = _Known(family, ColumnEncoder(family.schema), ModelAnswers(family))
+        return known
+
+    def _named(
+        self,
+        request: prediction_pb2.PredictBatchRequest,
+        family: Family,
+        unit_ids: Sequence[str],
+        regions: Sequence[str],
+        encoded: Encoded,
+    ) -> tuple[list[str], Sequence[bytes]]:
+        """Checks the callers' ids and gives them with the digests of their rows."""
+        rows = request.rows
+        decision_ids = list(request.decision_ids)
+        _check_length("decision_ids", len(decision_ids), rows)
+        if not any(decision_ids):
+            return [""] * rows, (b"",) * rows
+        digests = [b""] * rows
+        size = family.schema.row_bytes
+        for row in compress(range(rows), decision_ids):
+            try:
+                check_decision_id(decision_ids[row])
+            except InvalidArgument as error:
+                raise of_row(row, error) from None
+            packed = encoded.packed[row * size : (row + 1) * size]
+            digests[row] = digest_of(family.name, unit_ids[row], regions[row], packed)
+        return decision_ids, digests
+
+    def _claim(self, batch: Batch) -> None:
+        recent = self._decider.recent
+        claimed: list[str] = []
+        for row in compress(range(len(batch.digests)), batch.digests):
+            decision_id = batch.decision_ids[row]
+            try:
+                entry = recent.claim(batch.tenant, decision_id, batch.digests[row])
+            except AlreadyExists:
+                for taken in claimed:
+                    recent.release(batch.tenant, taken)
+                raise
+            if entry is None:
+                claimed.append(decision_id)
+            else:
+                batch.repeats[row] = entry
+
+    async def _answer(self, batch: Batch, part: Part) -> None:
+        decider, asked = self._decider, part.asked
+        elapsed = (decider.monotonic_ns() - batch.arrived_ns) / 1e9
+        reply = await ask(batch.route, part.variant, asked.packed, len(asked.decision_ids), batch.time_left - elapsed)
+        self._finish(batch, part, reply)
+        if decider.wait_for_commit and await decider.journal.committed() and part.answers is not None:
+            for shared in part.answers.shared:
+                shared.durability = prediction_pb2.DURABILITY_DURABLE
+            # A repeated call hears the very same.
+            self._settle(part)
+        decider.metrics.latency(batch.route.family.name, (decider.monotonic_ns() - batch.arrived_ns) / 1e9)
+
+    def _finish(self, batch: Batch, part: Part, reply: Reply) -> None:
+        """Chooses between the arm's answers and the rules', and writes the journal before anybody hears of them."""
+        decider, family = self._decider, batch.route.family
+        answering = Answering(
+            part.asked,
+            reply,
+            self._known(family).models,
+            variant=part.variant,
+            assignments=decider.assignments,
+        )
+        latency_us = (decider.monotonic_ns() - batch.arrived_ns) // 1000
+        records = answering.fill(router=decider.router, latency_us=latency_us)
+        decider.recent.remember_all(batch.tenant, part.asked.decision_ids, family.name)
+        decider.journal.append(records)
+        part.answers = answering.answers
+        self._settle(part)
+        for labels, count in part.answers.counts().items():
+            decider.metrics.predictions(family.name, *labels, count)
+
+    def _settle(self, part: Part) -> None:
+        asked, answers = part.asked, part.answers
+        if answers is None:
+            return
+        for place in compress(range(len(asked.digests)), asked.digests):
+            decision_id = asked.decision_ids[place]
+            self._decider.recent.settle(asked.tenant, decision_id, answers.answer(place, decision_id))
+
+
+def _columns(request: prediction_pb2.PredictBatchRequest) -> Columns:
+    # Slices of a message's lists are plain lists, which are much faster to read.
+    numbers, categories, flags = request.numbers, request.categories, request.flags
+    return Columns(
+        request.rows,
+        {name: numbers[name].values[:] for name in numbers},
+        {name: Categories(categories[name].values[:], categories[name].places[:]) for name in categories},
+        {name: flags[name].values[:] for name in flags},
+    )
+
+
+def _texts(field_name: str, single: str, given: Sequence[str], rows: int) -> Sequence[str]:
+    """Gives one text a row, empty ones when none was given."""
+    _check_length(field_name, len(given), rows)
+    if not given:
+        return ("",) * rows
+    texts = list(given)
+    if max(map(len, texts)) * _UTF8_BYTES > MAX_TEXT:
+        for row, text in enumerate(texts):
+            try:
+                check_text(single, text)
+            except InvalidArgument as error:
+                raise of_row(row, error) from None
+    return texts
+
+
+def _check_length(field_name: str, entries: int, rows: int) -> None:
+    if entries not in (0, rows):
+        raise InvalidArgument(field_name, f"{field_name} must be empty or have one entry a row, {rows}, not {entries}")
+
+
+def _parts(batch: Batch, fresh: Sequence[int], chosen: Sequence[Assignment | None], at_unix_us: int) -> list[Part]:
+    """Gathers the rows that can travel to their arm together, keeping their order."""
+    family = batch.route.family
+    size = family.schema.row_bytes
+    rules, row_of = family.rules, family.row._make
+    by_variant: dict[str, list[int]] = {}
+    for place, one in enumerate(chosen):
+        by_variant.setdefault(RULES if one is None else one.variant, []).append(place)
+    parts = []
+    for variant, places in by_variant.items():
+        rows = _taken(fresh, places)
+        whole = len(rows) == len(batch.decision_ids)
+        packed = batch.encoded.packed
+        asked = Asked(
+            tenant=batch.tenant,
+            decision_ids=_taken(batch.decision_ids, rows),
+            unit_ids=_taken(batch.unit_ids, rows),
+            regions=_taken(batch.regions, rows),
+            digests=_taken(batch.digests, rows),
+            packed=packed if whole else b"".join([packed[row * size : (row + 1) * size] for row in rows]),
+            chosen=_taken(chosen, places),
+            rules=[rules(row_of(vector)) for vector in _taken(batch.encoded.vectors, rows)],
+            at_unix_us=at_unix_us,
+        )
+        parts.append(Part(variant, rows, asked))
+    return parts
+
+
+def _taken(values: Sequence[T], rows: Sequence[int]) -> Sequence[T]:
+    """Gives the values of rows in rising order; all of them as they are."""
+    return values if len(rows) == len(values) else [values[row] for row in rows]
