@@ -7,13 +7,18 @@ from collections.abc import Callable
 
 from bentos.family import Family
 from bentos.family import load as load_family
+from router.backends.guard import GuardSettings
 from router.backends.link import Expectation
 from router.backends.pool import Pool
+from router.resilience.breaker import BreakerSettings
+from router.resilience.limit import LimitSettings
+from router.resilience.validity import valid_range
 from router.routing import Route, RoutingTable
 from router.strategies import compile_experiment
 from services.runtime.config import Config, ConfigError, Variant
 from services.runtime.errors import NotFound
 from services.runtime.home import Home
+from services.runtime.policy import Policy
 
 
 class TableBuilder:
@@ -34,15 +39,10 @@ class TableBuilder:
         home = Home(config.home)
         pools: dict[tuple[str, str], Pool] = {}
         for name, settings in config.families.items():
-            expected = Expectation(name, families[name].schema.digest)
             for variant, where in settings.variants.items():
                 addresses = variant_addresses(home, name, variant, where)
-                old = self._pools.get((name, variant))
-                if old is not None and old.addresses == addresses:
-                    pools[(name, variant)] = old
-                else:
-                    pools[(name, variant)] = Pool(addresses, expected, loop=self._loop, jitter=self._jitter)
-        retired = [pool for key, pool in self._pools.items() if pools.get(key) is not pool]
+                pools[(name, variant)] = self._pool(families[name], variant, addresses, settings.policy, where)
+        retired = [pool for key, pool in self._pools.items() if key not in pools]
         self._pools = pools
         routes = {
             name: Route(
@@ -55,10 +55,50 @@ class TableBuilder:
         }
         return RoutingTable(routes), retired
 
+    def _pool(self, family: Family, variant: str, addresses: tuple[str, ...], policy: Policy, where: Variant) -> Pool:
+        """Gives a variant's pool: the one there is, at the addresses and with the settings that hold now."""
+        guard = guard_settings(policy)
+        pool = self._pools.get((family.name, variant))
+        if pool is None:
+            return Pool(
+                addresses,
+                expectation(family),
+                loop=self._loop,
+                jitter=self._jitter,
+                guard=guard,
+                scales_to_zero=where.scale_to_zero,
+            )
+        pool.configure(guard, scales_to_zero=where.scale_to_zero)
+        if pool.addresses != addresses:
+            pool.move(addresses)
+        return pool
+
     async def close(self) -> None:
         """Closes every pool."""
         await asyncio.gather(*(pool.close() for pool in self._pools.values()))
         self._pools = {}
+
+
+def expectation(family: Family) -> Expectation:
+    """Says what a backend of a family must serve, and which answers may be used."""
+    return Expectation(family.name, family.schema.digest, family.schema.row_bytes, *valid_range(family.target))
+
+
+def guard_settings(policy: Policy) -> GuardSettings:
+    """Gives the settings of the backends' guards that a policy asks for."""
+    breaker, limit = policy.breaker, policy.concurrency
+    return GuardSettings(
+        breaker=BreakerSettings(
+            failures_in_a_row=breaker.failures_in_a_row,
+            share=breaker.share,
+            fewest=breaker.fewest,
+            window_seconds=breaker.window_seconds,
+            first_open_seconds=breaker.first_open_seconds,
+            longest_open_seconds=breaker.longest_open_seconds,
+        ),
+        limit=LimitSettings(lowest=limit.lowest, highest=limit.highest, first=limit.first),
+        slow_seconds=breaker.slow_ms / 1000 if breaker.slow_ms is not None else None,
+    )
 
 
 def variant_addresses(home: Home, family: str, variant: str, where: Variant) -> tuple[str, ...]:

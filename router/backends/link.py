@@ -4,21 +4,27 @@ A unary gRPC call costs four times the CPU of a stream message, so the link keep
 sends whatever is waiting in one frame. On an idle stream a call goes out at once; while a frame is unanswered, or when
 calls come at over 1 500 a second, the next ones gather for 2 ms at most, so that frames fill up under load (RFC 896
 does so for bytes, network cards for interrupts). A failure is a result here, not an exception: the caller's answer then
-comes from the rules.
+comes from elsewhere. What became of each call is told to the backend's guard; while its breaker is open, the link asks
+the model for one row of zeros twice a second and tells the guard as soon as that is answered.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
+import struct
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import grpc
 import structlog
 
+from router.backends.guard import DEFAULT_GUARD, Guard, GuardSettings
+from router.resilience.breaker import BreakerState
+from router.resilience.validity import Bounds
 from services.runtime.errors import DeadlineExceeded, ResourceExhausted, Unavailable
 from turnout.v1 import model_pb2
 
@@ -41,8 +47,6 @@ CHANNEL_OPTIONS: Final = (
     ("grpc.min_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 1_000),
 )
-MAX_WAITING_CALLS: Final = 4096
-"""Calls that may wait for or be under way on one link; more are refused at once."""
 _MAX_FRAME_CALLS: Final = 256
 SWEEP_SECONDS: Final = 0.005
 """How late a call's time-out may be noticed; a tenth of what is kept back for the rules."""
@@ -51,7 +55,9 @@ HOLD_SECONDS: Final = 0.002
 BUSY_CALLS_PER_SECOND: Final = 1500.0
 """From this rate on frames keep that distance even when nothing is unanswered: at least three calls share one then."""
 RATE_SECONDS: Final = 0.02
-_CONNECT_SECONDS: Final = 2.0
+_CONNECT_SECONDS: Final = 1.0
+KNOCK_SECONDS: Final = 0.5
+"""How often a backend with an open breaker is asked for a row of zeros, stretched by up to half by chance."""
 _FIRST_PAUSE_SECONDS: Final = 0.05
 _LONGEST_PAUSE_SECONDS: Final = 1.0
 
@@ -63,9 +69,13 @@ class Failure(Enum):
     CONNECTION = "connection"
     TIMEOUT = "timeout"
     ERROR = "error"
+    INVALID = "invalid"
+    """The answer has another shape than one float32 a row."""
     OVERLOADED = "overloaded"
 
 
+Values = tuple[float, ...]
+Result = Values | Failure
 _FAILURES: Final = {
     DeadlineExceeded.code: Failure.TIMEOUT,
     ResourceExhausted.code: Failure.OVERLOADED,
@@ -79,6 +89,12 @@ class Expectation:
 
     family: str
     schema_digest: int
+    row_bytes: int
+    """Size of a packed row."""
+    low: float = -math.inf
+    """Smallest answer that may be used."""
+    high: float = math.inf
+    """Largest answer that may be used."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,22 +104,46 @@ class Served:
     variant: str
     version: str
     outputs: int
+    bounds: Bounds | None
+    """What the variant was trained on; None when its bento does not say."""
+
+
+class _Sent(NamedTuple):
+    """A call under way."""
+
+    future: asyncio.Future[Result]
+    rows: int
+    began: float
+    deadline: float
+    probe: bool
+    knock: bool
+    """The link's own, of which the guard hears otherwise."""
 
 
 class Link:
     """The stream to one address. `submit` never raises and never blocks; `run` keeps the stream open."""
 
     def __init__(
-        self, address: str, expected: Expectation, *, loop: asyncio.AbstractEventLoop, jitter: Callable[[], float]
+        self,
+        address: str,
+        expected: Expectation,
+        *,
+        loop: asyncio.AbstractEventLoop,
+        jitter: Callable[[], float],
+        guard: GuardSettings = DEFAULT_GUARD,
     ) -> None:
         self.address = address
+        self.guard = Guard(guard, jitter)
         self.served: Served | None = None
         """Set while the stream is open."""
+        self.opened = asyncio.Event()
+        """Set while the stream is open, for those who wait for it."""
         self._expected = expected
         self._loop = loop
         self._jitter = jitter
         self._channel: grpc.aio.Channel | None = None
-        self._under_way: dict[int, tuple[asyncio.Future[bytes | Failure], float]] = {}
+        self._under_way: dict[int, _Sent] = {}
+        self._knocking: asyncio.TimerHandle | None = None
         self._sweeping = False
         self._waiting: list[tuple[int, int, int, bytes]] = []
         self._wake: asyncio.Future[None] | None = None
@@ -120,18 +160,29 @@ class Link:
         """Calls that were submitted and not answered yet."""
         return len(self._under_way)
 
-    def submit(self, packed: bytes, rows: int, seconds: float) -> asyncio.Future[bytes | Failure]:
-        """Asks for the outputs of `rows` packed rows; gives float32 bytes [rows, outputs], or why there are none."""
-        future: asyncio.Future[bytes | Failure] = self._loop.create_future()
+    def configure(self, guard: GuardSettings) -> None:
+        """Takes other settings for the guard, which then starts over; the same ones change nothing."""
+        if guard != self.guard.settings:
+            self.guard = Guard(guard, self._jitter)
+
+    def submit(self, packed: bytes, rows: int, seconds: float) -> asyncio.Future[Result]:
+        """Asks for the outputs of `rows` packed rows; gives one value a row, or why there are none.
+
+        The caller has looked at the guard and at `served`; values may still be NaN or out of the target's range.
+        """
+        future: asyncio.Future[Result] = self._loop.create_future()
         if self.served is None:
             future.set_result(Failure.UNAVAILABLE)
             return future
-        if len(self._under_way) >= MAX_WAITING_CALLS:
-            future.set_result(Failure.OVERLOADED)
-            return future
+        self._send(future, packed, rows, seconds, probe=self.guard.enter(), knock=False)
+        return future
+
+    def _send(
+        self, future: asyncio.Future[Result], packed: bytes, rows: int, seconds: float, *, probe: bool, knock: bool
+    ) -> None:
         call_id = self._next_id = self._next_id + 1
         now = self._loop.time()
-        self._under_way[call_id] = (future, now + seconds)
+        self._under_way[call_id] = _Sent(future, rows, now, now + seconds, probe, knock)
         if not self._sweeping:
             self._sweeping = True
             self._loop.call_later(SWEEP_SECONDS, self._sweep)
@@ -142,7 +193,12 @@ class Link:
                 self._wake_writer()
             else:
                 self._hold = self._loop.call_later(max(HOLD_SECONDS - since, 0.0), self._release)
-        return future
+
+    async def drained(self, seconds: float) -> None:
+        """Waits until no call is under way, at most so long."""
+        futures = [sent.future for sent in self._under_way.values() if not sent.future.done()]
+        if futures:
+            await asyncio.wait(futures, timeout=seconds)
 
     def _wake_writer(self) -> None:
         if self._wake is not None:
@@ -207,7 +263,10 @@ class Link:
                 "backend serves something else", address=self.address, family=model.family, version=model.version
             )
             return None
-        return Served(model.variant, model.version, len(model.outputs))
+        bounds = None
+        if len(model.lower_bounds) == len(model.upper_bounds) == self._expected.row_bytes // 4:
+            bounds = tuple(zip(model.lower_bounds, model.upper_bounds, strict=True))
+        return Served(model.variant, model.version, len(model.outputs), bounds)
 
     async def _stream(self, channel: grpc.aio.Channel, served: Served) -> None:
         method = channel.stream_stream(
@@ -218,6 +277,8 @@ class Link:
         call: Any = method()
         await call.wait_for_connection()
         self.served = served
+        self.opened.set()
+        self.guard.recovered()
         _log.info("link open", address=self.address, version=served.version)
         writer = asyncio.create_task(self._write(call))
         # Whatever ends the writer ends the stream: half a link would only let calls time out.
@@ -227,6 +288,7 @@ class Link:
                 self._receive(frame, served.outputs * 4)
         finally:
             self.served = None
+            self.opened.clear()
             writer.cancel()
             with contextlib.suppress(asyncio.CancelledError, grpc.aio.AioRpcError):
                 await writer
@@ -266,32 +328,94 @@ class Link:
         if self._rate < BUSY_CALLS_PER_SECOND:
             self._release()
         tensor = frame.tensor
+        now = self._loop.time()
         offset = 0
         for call_id, rows in zip(frame.call_ids, frame.rows, strict=True):
             end = offset + rows * row_bytes
-            self._settle(call_id, tensor[offset:end])
+            self._answered(call_id, tensor[offset:end], now)
             offset = end
         for failure in frame.failures:
-            self._settle(failure.call_id, _FAILURES.get(failure.code, Failure.ERROR))
+            self._failed(failure.call_id, _FAILURES.get(failure.code, Failure.ERROR), now)
 
-    def _settle(self, call_id: int, result: bytes | Failure) -> None:
-        entry = self._under_way.pop(call_id, None)
-        if entry is not None and not entry[0].done():
-            entry[0].set_result(result)
+    def _answered(self, call_id: int, output: bytes, now: float) -> None:
+        sent = self._under_way.pop(call_id, None)
+        if sent is None:
+            return
+        result: Result = Failure.INVALID
+        usable = False
+        if len(output) == 4 * sent.rows:
+            result = struct.unpack(f"<{sent.rows}f", output)
+            low, high = self._expected.low, self._expected.high
+            # NaN fails this comparison as well.
+            usable = low <= result[0] <= high if sent.rows == 1 else all(low <= value <= high for value in result)
+        if sent.knock:
+            result = result if usable else Failure.INVALID
+        else:
+            self.guard.answered(now, now - sent.began, len(self._under_way) + 1, usable=usable, probe=sent.probe)
+            if not usable:
+                self._mind_breaker()
+        if not sent.future.done():
+            sent.future.set_result(result)
+
+    def _failed(self, call_id: int, failure: Failure, now: float) -> None:
+        sent = self._under_way.pop(call_id, None)
+        if sent is None:
+            return
+        if not sent.knock:
+            under_way = len(self._under_way) + 1
+            match failure:
+                case Failure.TIMEOUT:
+                    self.guard.late(now, sent.deadline - sent.began, under_way, probe=sent.probe)
+                case Failure.OVERLOADED:
+                    self.guard.refused(now, under_way, probe=sent.probe)
+                case _:
+                    self.guard.failed(now, probe=sent.probe)
+            self._mind_breaker()
+        if not sent.future.done():
+            sent.future.set_result(failure)
 
     def _sweep(self) -> None:
         """Ends the calls whose time is over. One timer for all of them: a timer a call costs more than its answer."""
         now = self._loop.time()
-        for call_id in [number for number, (_, deadline) in self._under_way.items() if deadline <= now]:
-            self._settle(call_id, Failure.TIMEOUT)
+        for call_id in [number for number, sent in self._under_way.items() if sent.deadline <= now]:
+            self._failed(call_id, Failure.TIMEOUT, now)
         self._sweeping = bool(self._under_way)
         if self._sweeping:
             self._loop.call_later(SWEEP_SECONDS, self._sweep)
 
     def _fail_all(self) -> None:
+        """Fails what is under way when the connection broke, which counts as one failure however many calls it had."""
         self.served = None
+        self.opened.clear()
         self._waiting.clear()
         self._release()
         self._wake = None
-        for call_id in list(self._under_way):
-            self._settle(call_id, Failure.CONNECTION)
+        ended, self._under_way = list(self._under_way.values()), {}
+        asked = [sent for sent in ended if not sent.knock]
+        if asked:
+            self.guard.failed(self._loop.time(), probe=any(sent.probe for sent in asked))
+        for sent in ended:
+            if not sent.future.done():
+                sent.future.set_result(Failure.CONNECTION)
+
+    def _mind_breaker(self) -> None:
+        """Begins to knock when the breaker is open: the backend must be found well soon after it is."""
+        if self.guard.state is BreakerState.OPEN and self._knocking is None:
+            pause = KNOCK_SECONDS * (1 + 0.5 * self._jitter())
+            self._knocking = self._loop.call_later(pause, self._knock)
+
+    def _knock(self) -> None:
+        self._knocking = None
+        # A link that is not open knocks by connecting.
+        if self.served is None or self.guard.state is not BreakerState.OPEN:
+            return
+        future: asyncio.Future[Result] = self._loop.create_future()
+        future.add_done_callback(self._heard)
+        seconds = max(KNOCK_SECONDS, 2 * (self.guard.latency.p95 or 0.0))
+        self._send(future, bytes(self._expected.row_bytes), 1, seconds, probe=False, knock=True)
+
+    def _heard(self, knocked: asyncio.Future[Result]) -> None:
+        if isinstance(knocked.result(), Failure):
+            self._mind_breaker()
+        else:
+            self.guard.recovered()

@@ -12,6 +12,7 @@ from pydantic_core import PydanticCustomError
 
 from services.runtime.experiment import Experiment, FamilyName, Frozen, Layer, Name
 from services.runtime.experiment_set import SetError, check_set
+from services.runtime.policy import Policy, RateLimitList
 
 MAX_BYTES: Final = 1 << 20
 MAX_PORT: Final = 65_535
@@ -53,6 +54,8 @@ class Variant(Frozen):
 
     bento: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_.-]*:[A-Za-z0-9][A-Za-z0-9_.-]*$")] | None = None
     addresses: tuple[Address, ...] = Field(default=(), max_length=64)
+    scale_to_zero: bool = False
+    """Whether having no backend is usual: the rules answer while one wakes, and say so."""
 
     @model_validator(mode="after")
     def _somewhere(self) -> Variant:
@@ -65,6 +68,9 @@ class FamilyConfig(Frozen):
     """How a family is served."""
 
     deadline_ms: int = Field(default=500, ge=1, le=5000)
+    critical: bool = False
+    """Whether its calls are answered even when the router has more than it can take; those of others are refused."""
+    policy: Policy = Policy()
     variants: dict[Name, Variant] = Field(default_factory=dict, max_length=64)
 
     @field_validator("variants")
@@ -73,6 +79,13 @@ class FamilyConfig(Frozen):
         if "rules" in variants:
             raise ValueError("'rules' is always there and cannot be configured")
         return variants
+
+    @model_validator(mode="after")
+    def _next_arms_exist(self) -> FamilyConfig:
+        for variant in self.policy.fallback_arms:
+            if variant not in self.variants:
+                raise _at(("policy", "fallback_arms"), f"variants has no {variant!r}")
+        return self
 
 
 class Listen(Frozen):
@@ -112,6 +125,10 @@ class Tenant(Frozen):
     """A tenant and the SHA-256, hexadecimal, of its bearer token."""
 
     token_sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+    rate_limits: RateLimitList = ()
+    """All of these hold at each router; decisions over them are refused."""
+    max_concurrent_calls: int | None = Field(default=None, ge=1, le=100_000)
+    """Calls that may be under way at each router; more are refused. None: no bound but the router's own."""
 
 
 class Config(Frozen):
