@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import struct
 from typing import Final
 
 from bentos.family import RULES
@@ -16,6 +15,7 @@ _FROM_FAILURE: Final = {
     Failure.CONNECTION: Fallback.CONNECTION,
     Failure.TIMEOUT: Fallback.TIMEOUT,
     Failure.ERROR: Fallback.ERROR,
+    Failure.INVALID: Fallback.INVALID,
     Failure.OVERLOADED: Fallback.OVERLOADED,
 }
 
@@ -43,6 +43,4 @@ async def ask(route: Route, variant: str, packed: bytes, rows: int, time_left: f
     result = await link.submit(packed, rows, budget)
     if isinstance(result, Failure):
         return Reply(None, _FROM_FAILURE[result], "")
-    if len(result) != 4 * rows:
-        return Reply(None, Fallback.INVALID, "")
-    return Reply(struct.unpack(f"<{rows}f", result), Fallback.NONE, served.version)
+    return Reply(result, Fallback.NONE, served.version)
