@@ -43,6 +43,22 @@ class Window:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Distances:
+    """How far two windows' distributions are from each other."""
+
+    ks: float
+    """Kolmogorov-Smirnov distance of numbers, total variation distance of categories; in [0, 1]."""
+    lower: float
+    """The same, less what sketches may be wrong by."""
+    psi: float
+    """Population stability index, in nats."""
+    js: float
+    """Jensen-Shannon distance, in [0, 1]."""
+    p_value: float
+    """Before any correction; NaN where one side has no values."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class DriftResult:
     """One test's result.
 
@@ -66,3 +82,5 @@ class DriftResult:
     detail: str
     raised_at: float | None = None
     """Decision number (online) at which this test first said DRIFT since it was last reset."""
+    distances: Distances | None = None
+    """Of comparisons of windows."""
