@@ -72,6 +72,7 @@ def one_run(job: tuple[int, Plant, int]) -> Run:
     chance = np.random.default_rng([seed, list(Plant).index(plant)])
     weights = chance.normal(0.0, 0.5, FEATURES)
     model = _fitted(weights, chance)
+    # The outcomes are half chance, so the model is rightly unsure more often than a family would want.
     monitor = ArmMonitor(_watched(FEATURES), Thresholds(low_confidence_rate=0.9), seed=seed)
     start = monitor.thresholds.reference_decisions + BATCH * int(chance.integers(0, 20))
     column = int(chance.integers(FEATURES))

@@ -58,14 +58,21 @@ class Recalibration:
             self._weights = self._weights + step * min(1.0, 2.0 / max(float(np.abs(step).max()), 1e-12))
             if float(np.abs(step).max()) < 1e-8:
                 break
-        self._covariance = np.linalg.inv(hessian)
+        self.covariance = np.linalg.inv(hessian)
+        """Of the map's weights, [weights, weights]."""
 
     def band(self, probabilities: Floats) -> tuple[Floats, Floats, Floats]:
         """Gives (lower, middle, upper) of the frequency that the reference makes us expect, each [n]."""
         design = self._design(log_odds(probabilities))
         middle = design @ self._weights
-        doubt = _WIDTH * np.sqrt(np.einsum("ij,jk,ik->i", design, self._covariance, design))
+        doubt = _WIDTH * np.sqrt(np.einsum("ij,jk,ik->i", design, self.covariance, design))
         return expit(middle - doubt), expit(middle), expit(middle + doubt)
+
+    def slopes(self, probabilities: Floats) -> Floats:
+        """Gives the slope of the expected frequency in each weight of the map, [n, weights]; see `covariance`."""
+        design = self._design(log_odds(probabilities))
+        middle = expit(design @ self._weights)
+        return np.asarray(design * (middle * (1 - middle))[:, None])
 
     def _design(self, odds: Floats) -> Floats:
         return np.column_stack((np.ones_like(odds), odds, *(np.maximum(odds - knot, 0.0) for knot in self._knots)))
