@@ -92,7 +92,7 @@ class RecordingDisk(LocalDisk):
     def sync(self, descriptor: int) -> None:
         self.steps.append(Sync(self._names[descriptor]))
 
-    def sync_folder(self, folder: Path) -> None:
+    def sync_folder(self, folder: Path) -> None:  # noqa: ARG002 - there is only one folder
         self.steps.append(Sync(""))
 
     def remove(self, path: Path) -> None:
@@ -216,10 +216,11 @@ def cuts(steps: Sequence[Step], seed: int) -> Iterator[Cut]:
     promised: tuple[bytes, ...] = ()
     stored: frozenset[bytes] = frozenset()
     for step in steps:
-        for length in range(1, len(step.data)) if isinstance(step, Write) and step.name != "accounts" else ():
-            torn = Write(step.name, step.offset, step.data[:length])
-            for in_order in (True, False):
-                yield Cut(plate.after_cut(torn, chance, in_order=in_order), promised, stored)
+        if isinstance(step, Write) and step.name != "accounts":
+            for length in range(1, len(step.data)):
+                torn = Write(step.name, step.offset, step.data[:length])
+                for in_order in (True, False):
+                    yield Cut(plate.after_cut(torn, chance, in_order=in_order), promised, stored)
         for in_order in (True, False):
             yield Cut(plate.after_cut(None, chance, in_order=in_order), promised, stored)
         plate.take(step)

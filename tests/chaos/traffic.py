@@ -140,6 +140,7 @@ class Traffic:
         request = prediction_pb2.PredictRequest(
             family="dispatch", decision_id=decision_id, unit_id=f"unit-{decision_id}", numbers=NUMBERS
         )
+        request.numbers["severity"] = 1 + self.calls % 5
         give_up = time.monotonic() + RETRY_FOR_SECONDS
         attempt = hash(decision_id)
         while True:
@@ -153,7 +154,7 @@ class Traffic:
                     attempt += 1
                     await asyncio.sleep(RETRY_SECONDS)
                     continue
-                self.errors[error.code().name] += 1
+                self.errors[f"{error.code().name} ({(error.details() or '')[:160]})"] += 1
             except TimeoutError:
                 self.errors["no answer"] += 1
             else:
