@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from math import isfinite
 from typing import Final, NamedTuple
 
 from bentos.family import Family
@@ -41,6 +43,11 @@ class ModelAnswers:
         if not self._target.low <= value <= self._target.high:
             return min(max(value, self._target.low), self._target.high)
         return value
+
+    def all_usable(self, values: Sequence[float]) -> bool:
+        """Tells whether all of a model's values may be answered as they are."""
+        # A sum is finite only if all values are numbers.
+        return isfinite(sum(values)) and self._target.low <= min(values) and max(values) <= self._target.high
 
     def fill(self, answer: prediction_pb2.PredictResponse, decision_id: str, value: float) -> bool:
         """Puts a model's value into an answer that has all else; False when the value may not be used."""
@@ -84,6 +91,7 @@ class Assignments:
                 snapshot_digest=chosen.digest,
                 sequence=chosen.sequence,
                 burn_in=chosen.burn_in,
+                experiment=chosen.experiment,
             )
             if chosen.sequence:
                 # Positions of a rotation never come again.

@@ -33,6 +33,8 @@ class Asked:
     regions: Sequence[str]
     digests: Sequence[bytes]
     """Empty for a decision whose id the router made."""
+    attributes: Mapping[str, str]
+    """Those that conditions of the family's experiments look at, of all rows alike."""
     packed: bytes
     chosen: Sequence[Assignment | None]
     """None without an experiment; the same object for the same assignment."""
@@ -82,67 +84,85 @@ class Answering:
         self._assignments = assignments
         self._places: dict[tuple[int, str, int], int] = {}
         self._prefixes: list[bytes] = []
-        self._record = ledger_pb2.JournalRecord()
+        self._common = ledger_pb2.JournalRecord()
         self.answers = Answers()
 
     def fill(self, *, router: str, latency_us: int) -> list[bytes]:
         """Fills `answers` and gives the journal's records of them."""
-        asked, answers, family = self._asked, self.answers, self._models.family
-        row_bytes = family.schema.row_bytes
-        common = ledger_pb2.JournalRecord()
-        common.decision.router = router
-        common.decision.family = family.name
-        common.decision.schema_digest = family.schema.digest
-        common.decision.tenant = asked.tenant
-        common.decision.assigned_at_unix_us = asked.at_unix_us
-        common.decision.latency_us = min(latency_us, _LONGEST_US)
-        record = self._record
+        asked, family = self._asked, self._models.family
+        decision = self._common.decision
+        decision.router = router
+        decision.family = family.name
+        decision.schema_digest = family.schema.digest
+        decision.tenant = asked.tenant
+        decision.assigned_at_unix_us = asked.at_unix_us
+        decision.attributes.update(asked.attributes)
+        decision.latency_us = min(latency_us, _LONGEST_US)
+        values = self._reply.values
+        if values is None or not self._models.all_usable(values):
+            for row in range(len(asked.decision_ids)):
+                self._answer(row)
+        else:
+            self._all_by_model(values)
+        return self._records()
+
+    def _all_by_model(self, values: Sequence[float]) -> None:
+        """Takes the arm's answers to all rows: what `_answer` does for each."""
+        answers, family = self.answers, self._models.family
+        answers.values = list(values)
+        answers.confidences = list(map(family.confidence, values))
+        places, share = self._places, self._share
+        for chosen, level in zip(self._asked.chosen, map(family.level, values), strict=True):
+            key = (id(chosen), level, _BY_MODEL)
+            place = places.get(key)
+            answers.shared_places.append(share(key, chosen) if place is None else place)
+
+    def _answer(self, row: int) -> None:
+        """Chooses between the arm's answer to a row and the rules'."""
+        answers, values, family = self.answers, self._reply.values, self._models.family
+        chosen = self._asked.chosen[row]
+        value = None if values is None else self._models.usable(values[row])
+        if value is not None:
+            confidence, by = family.confidence(value), _BY_MODEL
+        else:
+            value, confidence, answers.reasons[row] = self._asked.rules[row]
+            by = int(self._reply.fallback if values is None else Fallback.INVALID)
+        key = (id(chosen), family.level(value), by)
+        place = self._places.get(key)
+        answers.values.append(value)
+        answers.confidences.append(confidence)
+        answers.shared_places.append(self._share(key, chosen) if place is None else place)
+
+    def _records(self) -> list[bytes]:
+        asked, answers, prefixes = self._asked, self.answers, self._prefixes
+        size = self._models.family.schema.row_bytes
+        starts = range(0, len(asked.packed), size)
+        record = ledger_pb2.JournalRecord()
         decision = record.decision
         prediction = decision.prediction
-        units, regions, digests = any(asked.unit_ids), any(asked.regions), any(asked.digests)
+        serialized = record.SerializeToString
+        units, digests = any(asked.unit_ids), any(asked.digests)
+        others = any(asked.regions) or bool(answers.reasons)
         records: list[bytes] = []
-        for row, decision_id in enumerate(asked.decision_ids):
-            place, value, confidence = self._answer(row, common)
+        for row, (decision_id, start, value, confidence, place) in enumerate(
+            zip(asked.decision_ids, starts, answers.values, answers.confidences, answers.shared_places, strict=True)
+        ):
             decision.decision_id = prediction.decision_id = decision_id
-            decision.features = asked.packed[row * row_bytes : (row + 1) * row_bytes]
+            decision.features = asked.packed[start : start + size]
             prediction.value = value
             prediction.confidence = confidence
             if units:
                 decision.unit_id = asked.unit_ids[row]
-            if regions:
-                decision.region = asked.regions[row]
             if digests:
                 decision.request_digest = asked.digests[row]
-            if answers.reasons:
+            if others:
+                decision.region = asked.regions[row]
                 prediction.ClearField("reasons")
                 prediction.reasons.extend(answers.reasons.get(row, ()))
-            records.append(self._prefixes[place] + record.SerializeToString())
-            answers.values.append(value)
-            answers.confidences.append(confidence)
-            answers.shared_places.append(place)
+            records.append(prefixes[place] + serialized())
         return records
 
-    def _answer(self, row: int, common: ledger_pb2.JournalRecord) -> tuple[int, float, float]:
-        """Chooses between the arm's answer to a row and the rules'; gives its place in `shared`, value, confidence."""
-        values, family = self._reply.values, self._models.family
-        chosen = self._asked.chosen[row]
-        usable = None if values is None else self._models.usable(values[row])
-        if usable is not None:
-            key = (id(chosen), family.level(usable), _BY_MODEL)
-            place = self._places.get(key)
-            if place is None:
-                place = self._share(key, common, chosen)
-            return place, usable, family.confidence(usable)
-        said = self._asked.rules[row]
-        fallback = self._reply.fallback if values is None else Fallback.INVALID
-        self.answers.reasons[row] = said.reasons
-        key = (id(chosen), family.level(said.value), fallback)
-        place = self._places.get(key)
-        if place is None:
-            place = self._share(key, common, chosen)
-        return place, said.value, said.confidence
-
-    def _share(self, key: tuple[int, str, int], common: ledger_pb2.JournalRecord, chosen: Assignment | None) -> int:
+    def _share(self, key: tuple[int, str, int], chosen: Assignment | None) -> int:
         """Makes what answers of one kind have in common, and the beginning of their records."""
         _, level, fallback = key
         by_model = fallback == _BY_MODEL
@@ -154,9 +174,9 @@ class Answering:
             fallback=0 if by_model else fallback,  # type: ignore[arg-type]
             durability=prediction_pb2.DURABILITY_PENDING,
         )
-        common.decision.prediction.CopyFrom(shared)
+        self._common.decision.prediction.CopyFrom(shared)
         place = self._places[key] = len(self._prefixes)
-        self._prefixes.append(common.SerializeToString())
+        self._prefixes.append(self._common.SerializeToString())
         self.answers.shared.append(shared)
         return place
 

@@ -6,8 +6,9 @@ Every row gets the answer, the assignment and the record that it would get alone
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import compress
 from typing import Final, NamedTuple, TypeVar
 
@@ -44,6 +45,8 @@ class Batch:
     encoded: Encoded
     arrived_ns: int
     time_left: float
+    attributes: Mapping[str, str]
+    """Those that conditions of the family's experiments look at."""
     parts: list[Part] = field(default_factory=list)
     repeats: dict[int, Entry] = field(default_factory=dict)
     """By row, where a caller's id was seen before: the first call's answer is this one's too."""
@@ -64,7 +67,15 @@ class Batches:
         self._decider = decider
         self._families: dict[str, _Known] = {}
 
-    def prepare(self, request: prediction_pb2.PredictBatchRequest, *, tenant: str, time_left: float | None) -> Batch:
+    def prepare(
+        self,
+        request: prediction_pb2.PredictBatchRequest,
+        route: Route,
+        attributes: Mapping[str, str],
+        *,
+        tenant: str,
+        time_left: float | None,
+    ) -> Batch:
         """Validates a batch; changes nothing.
 
         Raises:
@@ -76,13 +87,12 @@ class Batches:
         rows = request.rows
         if not 1 <= rows <= MAX_ROWS:
             raise InvalidArgument("rows", f"rows must be 1 to {MAX_ROWS}, not {rows}")
-        route = self._decider.table.route(request.family)
         seconds = deadline_of(route, time_left)
         unit_ids = _texts("unit_ids", "unit_id", request.unit_ids, rows)
         regions = _texts("regions", "region", request.regions, rows)
         encoded = self._known(route.family).encoder.encode(_columns(request))
         decision_ids, digests = self._named(request, route.family, unit_ids, regions, encoded)
-        return Batch(route, tenant, decision_ids, unit_ids, regions, digests, encoded, arrived_ns, seconds)
+        return Batch(route, tenant, decision_ids, unit_ids, regions, digests, encoded, arrived_ns, seconds, attributes)
 
     def admit(self, batch: Batch) -> None:
         """Takes a validated batch in, all or nothing: claims callers' ids, assigns the arms, computes the rules.
@@ -109,6 +119,9 @@ class Batches:
             tenant=batch.tenant,
             regions=_taken(batch.regions, fresh),
             at_unix_us=at_unix_us,
+            vectors=_taken(batch.encoded.vectors, fresh),
+            attributes=batch.attributes,
+            unevaluable=decider.experiment_metrics.unevaluable,
         )
         batch.parts = _parts(batch, fresh, chosen, at_unix_us)
 
@@ -251,7 +264,8 @@ def _parts(batch: Batch, fresh: Sequence[int], chosen: Sequence[Assignment | Non
     """Gathers the rows that can travel to their arm together, keeping their order."""
     family = batch.route.family
     size = family.schema.row_bytes
-    rules, row_of = family.rules, family.row._make
+    # What `family.row._make` does, without its check of the length.
+    rules, row_of = family.rules, partial(tuple.__new__, family.row)
     by_variant: dict[str, list[int]] = {}
     for place, one in enumerate(chosen):
         by_variant.setdefault(RULES if one is None else one.variant, []).append(place)
@@ -266,6 +280,7 @@ def _parts(batch: Batch, fresh: Sequence[int], chosen: Sequence[Assignment | Non
             unit_ids=_taken(batch.unit_ids, rows),
             regions=_taken(batch.regions, rows),
             digests=_taken(batch.digests, rows),
+            attributes=batch.attributes,
             packed=packed if whole else b"".join([packed[row * size : (row + 1) * size] for row in rows]),
             chosen=_taken(chosen, places),
             rules=[rules(row_of(vector)) for vector in _taken(batch.encoded.vectors, rows)],

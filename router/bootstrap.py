@@ -18,19 +18,21 @@ from prometheus_client import CollectorRegistry
 
 from inference import open_inference_pb2
 from router import config_watch, journal
-from router.backends.pool import Pool
+from router.applying import Applier, Starting
 from router.deciding import Decider
+from router.experiment_metrics import ExperimentMetrics
+from router.experiment_watch import ExperimentWatch
 from router.hub import HubLedger, hub_channel
+from router.last_good import LastGood
 from router.metrics import RouterMetrics
 from router.open_inference import OpenInference
 from router.outcomes import Outcomes
 from router.recent import RecentDecisions
-from router.routing import Rotation, RoutingTable
+from router.routing import Rotation
 from router.servicer import PredictionService
 from router.shipping import Shipper
 from router.tables import TableBuilder
 from services.runtime.config import Config, read_config
-from services.runtime.experiment import Experiment
 from services.runtime.followed_file import fingerprint
 from services.runtime.grpc_binding import Admission, bind
 from services.runtime.home import Home
@@ -52,6 +54,7 @@ class Router:
     decider: Decider
     journal: journal.Journal
     shipper: Shipper
+    applier: Applier
 
 
 @contextlib.asynccontextmanager
@@ -74,9 +77,11 @@ async def running(
     config = read_config(config_path)
     loop = asyncio.get_running_loop()
     async with contextlib.AsyncExitStack() as stack:
-        metrics = RouterMetrics(registry)
+        metrics, experiment_metrics = RouterMetrics(registry), ExperimentMetrics(registry)
         tables = TableBuilder(loop=loop, jitter=random.random)
-        table, _ = tables.build(config)
+        last_good = LastGood(config.home / "routers" / name / "experiments")
+        starting = Starting(config, last_good)
+        table, _ = tables.build(config, starting.families)
         stack.push_async_callback(tables.close)
         log = journal.Journal(Home(config.home).journal(name), max_bytes=config.router.journal_max_bytes)
         stack.callback(log.close)
@@ -91,13 +96,23 @@ async def running(
             recent=recent,
             rotation=rotation,
             metrics=metrics,
+            experiment_metrics=experiment_metrics,
             router=name,
             wait_for_commit=config.router.wait_for_commit,
             make_id=uuid7_source(lambda: time.time_ns() // 1_000_000, random.getrandbits),
             now_unix_ns=time.time_ns,
             monotonic_ns=time.monotonic_ns,
         )
-        log.append(_snapshots(config, {}, name))
+        applier = Applier(
+            tables,
+            decider,
+            metrics=experiment_metrics,
+            configuration=metrics.configuration,
+            last_good=last_good,
+            config=config,
+            starting=starting,
+            now_unix_us=lambda: time.time_ns() // 1000,
+        )
         channel = hub_channel(config.hub.grpc)
         stack.push_async_callback(channel.close)
         hub = HubLedger(channel, router=name, token=operator_token)
@@ -113,11 +128,16 @@ async def running(
             wait_for_commit=config.router.wait_for_commit,
             now_unix_ns=time.time_ns,
         )
-        applying = _Applier(tables, decider, log, metrics, config=config, router=name)
-        for work in (log.run(), shipper.run(), config_watch.watch(config_path, seen, applying.apply, applying.refused)):
+        watch = ExperimentWatch(
+            channel, applier, router=name, token=operator_token, jitter=random.random, monotonic=time.monotonic
+        )
+        experiment_metrics.version.set_function(lambda: applier.version)
+        experiment_metrics.silence.set_function(watch.silent_seconds)
+        following = config_watch.watch(config_path, seen, applier.apply_config, applier.refused)
+        for work in (log.run(), shipper.run(), following, watch.run()):
             stack.push_async_callback(_end, loop.create_task(work))
         server = await stack.enter_async_context(_serve(config, decider, outcomes, metrics))
-        yield Router(server, decider, log, shipper)
+        yield Router(server, decider, log, shipper, applier)
 
 
 @contextlib.asynccontextmanager
@@ -140,67 +160,6 @@ async def _serve(config: Config, decider: Decider, outcomes: Outcomes, metrics: 
         yield server
 
 
-class _Applier:
-    """Swaps a new configuration in: snapshot into the journal first, then the table, then old links closed."""
-
-    def __init__(
-        self,
-        tables: TableBuilder,
-        decider: Decider,
-        log: journal.Journal,
-        metrics: RouterMetrics,
-        *,
-        config: Config,
-        router: str,
-    ) -> None:
-        self._tables = tables
-        self._decider = decider
-        self._log = log
-        self._metrics = metrics
-        self._config = config
-        self._router = router
-
-    async def apply(self, config: Config) -> None:
-        table, retired = self._tables.build(config)
-        snapshots = _snapshots(config, self._config.experiments, self._router)
-        if snapshots:
-            self._log.append(snapshots)
-        self._swap(config, table)
-        await _close_later(retired)
-
-    def _swap(self, config: Config, table: RoutingTable) -> None:
-        self._decider.table = table
-        self._config = config
-        self._metrics.configuration(applied=True)
-        revisions = {name: experiment.revision for name, experiment in config.experiments.items()}
-        _log.info("configuration applied", revisions=revisions)
-
-    def refused(self) -> None:
-        self._metrics.configuration(applied=False)
-
-
-async def _close_later(pools: list[Pool]) -> None:
-    await asyncio.gather(*(pool.close() for pool in pools))
-
-
-def _snapshots(config: Config, before: dict[str, Experiment], router: str) -> list[bytes]:
-    """Gives the journal records of the experiments that changed."""
-    now_us = time.time_ns() // 1000
-    records = []
-    for family, experiment in config.experiments.items():
-        if before.get(family) != experiment:
-            snapshot = ledger_pb2.ExperimentSnapshot(
-                family=family,
-                revision=experiment.revision,
-                digest=experiment.digest(),
-                canonical_json=experiment.canonical_json(),
-                applied_at_unix_us=now_us,
-                router=router,
-            )
-            records.append(ledger_pb2.JournalRecord(snapshot=snapshot).SerializeToString())
-    return records
-
-
 def _restore(folder: Path, recent: RecentDecisions, rotation: Rotation) -> None:
     """Learns the newest decisions of an earlier process from the journal."""
     for payload in journal.newest(folder, RESTORED_DECISIONS):
@@ -213,7 +172,7 @@ def _restore(folder: Path, recent: RecentDecisions, rotation: Rotation) -> None:
             d = record.decision
             recent.restore(d.tenant, d.decision_id, d.family, d.request_digest, d.prediction)
             if d.prediction.assignment.reason == prediction_pb2.ASSIGNMENT_REASON_ROTATION:
-                rotation.start_at(d.family, d.prediction.assignment.sequence + 1)
+                rotation.start_at(d.prediction.assignment.experiment, d.prediction.assignment.sequence + 1)
 
 
 async def _end(task: asyncio.Task[None]) -> None:

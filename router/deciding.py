@@ -12,11 +12,13 @@ import hashlib
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Final
 
 from bentos.family import RULES, RulesAnswer
 from router.answers import NO_ASSIGNMENT, Assignments, ModelAnswers, Records, Reply, model_template
 from router.asking import ask
+from router.experiment_metrics import ExperimentMetrics
 from router.fallback import LONGEST_DEADLINE_SECONDS, Fallback
 from router.journal import Journal
 from router.metrics import RouterMetrics
@@ -27,6 +29,7 @@ from services.runtime.identifiers import Uuid7Source, check_decision_id, check_t
 from turnout.v1 import prediction_pb2
 
 _NO_ANSWER: Final = RulesAnswer(math.nan, 0.0, ())
+NO_ATTRIBUTES: Final[Mapping[str, str]] = MappingProxyType({})
 
 
 @dataclass(slots=True)
@@ -43,6 +46,8 @@ class Prepared:
     digest: bytes
     arrived_ns: int
     time_left: float
+    attributes: Mapping[str, str] = field(default_factory=lambda: NO_ATTRIBUTES)
+    """Those that conditions of the family's experiments look at."""
     variant: str = RULES
     # Shared by all rows without an experiment, and never changed.
     assignment: prediction_pb2.Assignment = field(default_factory=lambda: NO_ASSIGNMENT)
@@ -63,6 +68,7 @@ class Decider:
         recent: RecentDecisions,
         rotation: Rotation,
         metrics: RouterMetrics,
+        experiment_metrics: ExperimentMetrics,
         router: str,
         wait_for_commit: bool,
         make_id: Uuid7Source,
@@ -74,6 +80,7 @@ class Decider:
         self.recent = recent
         self.rotation = rotation
         self.metrics = metrics
+        self.experiment_metrics = experiment_metrics
         self.router = router
         self.wait_for_commit = wait_for_commit
         self.make_id = make_id
@@ -94,6 +101,7 @@ class Decider:
         categories: Mapping[str, str],
         flags: Mapping[str, bool],
         time_left: float | None,
+        attributes: Mapping[str, str] = NO_ATTRIBUTES,
     ) -> Prepared:
         """Validates a row; changes nothing.
 
@@ -123,6 +131,7 @@ class Decider:
             digest=digest,
             arrived_ns=arrived_ns,
             time_left=seconds,
+            attributes=attributes,
         )
 
     def now_unix_us(self) -> int:
@@ -165,6 +174,9 @@ class Decider:
             tenant=row.tenant,
             region=row.region,
             at_unix_us=row.at_unix_us,
+            vector=row.vector,
+            attributes=row.attributes,
+            unevaluable=self.experiment_metrics.unevaluable,
         )
         if chosen is None:
             return RULES, NO_ASSIGNMENT
@@ -233,6 +245,9 @@ class Decider:
             record.prediction.CopyFrom(answer)
             record.latency_us = min((now_ns - row.arrived_ns) // 1000, 0xFFFFFFFF)
             record.request_digest = row.digest
+            if row.attributes or record.attributes:
+                record.ClearField("attributes")
+                record.attributes.update(row.attributes)
             answers.append(answer)
             records.append(scratch.serialized())
             key = (row.assignment.arm, answer.served_variant, int(answer.fallback))

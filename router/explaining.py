@@ -69,6 +69,8 @@ def _would_assign(row: Prepared, now_unix_us: int) -> str:
         tenant=row.tenant,
         region=row.region,
         at_unix_us=now_unix_us,
+        vector=row.vector,
+        attributes=row.attributes,
     )
     return RULES if chosen is None else chosen.variant
 

@@ -10,19 +10,23 @@ from __future__ import annotations
 import math
 import struct
 from collections.abc import Callable, Iterable
+from itertools import islice
 from typing import Any, Final
 
 from bentos.family import Family
 from bentos.schema import Category, Flag, Number
 from inference import open_inference_pb2 as oip
+from router.attributes import MAX_ENTRIES, MAX_NAME, MAX_VALUE, attributes_for
+from router.batching import MAX_ROWS
 from router.deciding import Decider
-from router.servicer import MAX_ROWS, PredictionService
+from router.servicer import PredictionService
 from services.runtime.call import Call
 from services.runtime.errors import InvalidArgument, NotFound
 from turnout.v1 import prediction_pb2
 
 _LAYOUT: Final = {"FP64": "d", "FP32": "f", "INT64": "q", "INT32": "i", "BOOL": "?"}
 """Format characters of `struct`; always little-endian."""
+_OWN_PARAMETERS: Final = ("decision_id", "unit_id", "region")
 _NUMERIC: Final = ("FP64", "FP32", "INT64", "INT32")
 _CONTENTS: Final = {
     "FP64": "fp64_contents",
@@ -92,6 +96,7 @@ class OpenInference:
         decision_id = parameters.get("decision_id", "")
         if decision_id and count != 1:
             raise InvalidArgument("parameters[decision_id]", "parameter decision_id goes with exactly one row")
+        attributes = attributes_for(route, _attributes(request), call)
         rows = []
         for index in range(count):
             numbers, categories, flags = _row(columns, index)
@@ -106,6 +111,7 @@ class OpenInference:
                     categories=categories,
                     flags=flags,
                     time_left=call.time_left(),
+                    attributes=attributes,
                 )
             )
         self._decider.admit(rows)
@@ -116,13 +122,24 @@ class OpenInference:
 def _parameters(request: oip.ModelInferRequest) -> dict[str, str]:
     """Gives the parameters that are meant for the router; those of other servers are left alone."""
     found: dict[str, str] = {}
-    for name in ("decision_id", "unit_id", "region"):
+    for name in _OWN_PARAMETERS:
         if name in request.parameters:
             value = request.parameters[name]
             if value.WhichOneof("parameter_choice") != "string_param":
                 raise InvalidArgument(f"parameters[{name}]", f"parameter {name} must be a text")
             found[name] = value.string_param
     return found
+
+
+def _attributes(request: oip.ModelInferRequest) -> dict[str, str]:
+    """Gives the other parameters that are texts and within the bounds: targeting rules may look at them."""
+    found: dict[str, str] = {}
+    for name in request.parameters:
+        text = request.parameters[name].string_param
+        if text and name not in _OWN_PARAMETERS and len(name) <= MAX_NAME and len(text) <= MAX_VALUE:
+            found[name] = text
+    # A parameter may be meant for another server: too many of them are no error.
+    return dict(islice(found.items(), MAX_ENTRIES))
 
 
 _Columns = dict[str, tuple[Number | Category | Flag, list[Any]]]

@@ -7,8 +7,11 @@ from dataclasses import dataclass
 
 from bentos.family import RULES, Family
 from router.backends.pool import Pool
-from router.strategies import Assignment, Hashed, Snapshot, assign
+from router.conditions import Looking
+from router.strategies import Assignment, AssignmentReason, Hashed
+from router.strategies.family import FamilyExperiments, Unevaluable
 from services.runtime.errors import NotFound
+from services.runtime.experiment import Experiment
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,7 +20,7 @@ class Route:
 
     family: Family
     deadline_seconds: float
-    experiment: Snapshot | None
+    experiments: FamilyExperiments | None
     pools: Mapping[str, Pool]
     """By variant; the rules have none."""
 
@@ -42,20 +45,28 @@ class RoutingTable:
 
 
 class Rotation:
-    """The round-robin positions of this router, one a family; exact under concurrency since nothing awaits here."""
+    """The round-robin positions of this router, one an experiment; exact under concurrency since nothing awaits."""
 
     def __init__(self) -> None:
         self._next: dict[str, int] = {}
 
-    def take(self, family: str) -> int:
-        """Gives the next position, from 0."""
-        position = self._next.get(family, 0)
-        self._next[family] = position + 1
+    def next(self, experiment: str) -> int:
+        """Gives the next position, from 0, and leaves it there."""
+        return self._next.get(experiment, 0)
+
+    def take(self, experiment: str) -> int:
+        """Gives the next position, from 0, and goes on."""
+        position = self._next.get(experiment, 0)
+        self._next[experiment] = position + 1
         return position
 
-    def start_at(self, family: str, position: int) -> None:
+    def start_at(self, experiment: str, position: int) -> None:
         """Goes on where an earlier process of this router stopped."""
-        self._next[family] = max(position, self._next.get(family, 0))
+        self._next[experiment] = max(position, self._next.get(experiment, 0))
+
+
+def nobody_hears(_: Experiment) -> None:
+    """For those who need not know which conditions could not be evaluated."""
 
 
 def choose(
@@ -67,21 +78,40 @@ def choose(
     tenant: str,
     region: str,
     at_unix_us: int,
+    vector: Sequence[float],
+    attributes: Mapping[str, str],
+    unevaluable: Unevaluable = nobody_hears,
 ) -> Assignment | None:
-    """Assigns an arm; None when the family has no experiment."""
-    snapshot = route.experiment
-    if snapshot is None:
+    """Assigns an arm; None when the family has no experiment.
+
+    Args:
+        route: The family's route.
+        rotation: Positions of the round-robins; one is taken when the arm was chosen by it.
+        unit_id: What stays assigned; empty when the decision is the unit.
+        decision_id: The decision's id.
+        tenant: Tenant, from the credential.
+        region: Region of the switchback block.
+        at_unix_us: The instant to assign for, in microseconds since 1970-01-01T00:00Z.
+        vector: The validated row, for conditions.
+        attributes: What conditions look at in the call's attributes.
+        unevaluable: Hears the names of experiments whose condition could not be evaluated.
+    """
+    experiments = route.experiments
+    if experiments is None:
         return None
-    sequence = rotation.take(route.family.name) if snapshot.rotates else 0
-    return assign(
-        snapshot,
+    chosen = experiments.assign(
         unit_id=unit_id,
         decision_id=decision_id,
         tenant=tenant,
         region=region,
         at_unix_us=at_unix_us,
-        sequence=sequence,
+        position=rotation.next,
+        look=Looking(route.family.schema, vector, tenant, attributes) if experiments.conditional else None,
+        unevaluable=unevaluable,
     )
+    if chosen.reason is AssignmentReason.ROTATION:
+        rotation.take(chosen.experiment)
+    return chosen
 
 
 def choose_all(
@@ -93,10 +123,14 @@ def choose_all(
     tenant: str,
     regions: Sequence[str],
     at_unix_us: int,
+    vectors: Sequence[Sequence[float]],
+    attributes: Mapping[str, str],
+    unevaluable: Unevaluable = nobody_hears,
 ) -> list[Assignment | None]:
     """Assigns an arm to each of many decisions of one tenant, as `choose` does one after the other."""
-    if route.experiment is not None and isinstance(route.experiment.strategy, Hashed):
-        return [*route.experiment.strategy.assign_all(tenant, unit_ids, decision_ids)]
+    sole = route.experiments.sole if route.experiments is not None else None
+    if sole is not None and isinstance(sole.strategy, Hashed):
+        return [*sole.strategy.assign_all(tenant, unit_ids, decision_ids)]
     return [
         choose(
             route,
@@ -106,8 +140,11 @@ def choose_all(
             tenant=tenant,
             region=region,
             at_unix_us=at_unix_us,
+            vector=vector,
+            attributes=attributes,
+            unevaluable=unevaluable,
         )
-        for unit_id, decision_id, region in zip(unit_ids, decision_ids, regions, strict=True)
+        for unit_id, decision_id, region, vector in zip(unit_ids, decision_ids, regions, vectors, strict=True)
     ]
 
 

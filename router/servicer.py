@@ -8,8 +8,9 @@ from typing import Any, Final
 
 import structlog
 
+from router.attributes import attributes_for
 from router.batching import MAX_ROWS, Batches
-from router.deciding import Decider, Prepared, groups
+from router.deciding import NO_ATTRIBUTES, Decider, Prepared, groups
 from router.explaining import explain
 from router.metrics import RouterMetrics
 from router.outcomes import Outcomes
@@ -43,7 +44,7 @@ class PredictionService:
 
     async def predict(self, request: prediction_pb2.PredictRequest, call: Call) -> prediction_pb2.PredictResponse:
         """Answers one row."""
-        row = self._prepared(request, call.tenant, call.time_left())
+        row = self._prepared(request, call, call.time_left())
         return await self._answer_one(row)
 
     async def predict_batch(
@@ -51,7 +52,9 @@ class PredictionService:
     ) -> prediction_pb2.PredictBatchResponse:
         """Answers up to 1 000 rows; one bad row refuses all of them."""
         try:
-            batch = self._batches.prepare(request, tenant=call.tenant, time_left=call.time_left())
+            route = self._decider.table.route(request.family)
+            attributes = attributes_for(route, NO_ATTRIBUTES, call)
+            batch = self._batches.prepare(request, route, attributes, tenant=call.tenant, time_left=call.time_left())
             self._batches.admit(batch)
         except TurnoutError as error:
             self._metrics.refused(error.code)
@@ -81,7 +84,7 @@ class PredictionService:
         self, requests: AsyncIterator[prediction_pb2.PredictStreamRequest], call: Call
     ) -> AsyncIterator[prediction_pb2.PredictStreamResponse]:
         """Answers calls as their arms do, each frame's groups side by side; ends when the caller or the server does."""
-        stream = _Stream(self, call.tenant)
+        stream = _Stream(self, call)
         reader = asyncio.create_task(stream.read(requests))
         stopper = asyncio.create_task(self._stopping.wait())
         stopper.add_done_callback(lambda _: reader.cancel())
@@ -95,7 +98,7 @@ class PredictionService:
 
     async def explain(self, request: prediction_pb2.ExplainRequest, call: Call) -> prediction_pb2.ExplainResponse:
         """Says which features moved an answer."""
-        row = self._prepared(request.request, call.tenant, call.time_left())
+        row = self._prepared(request.request, call, call.time_left())
         return await explain(row, request.variant, self._decider)
 
     async def record_outcome(
@@ -122,11 +125,12 @@ class PredictionService:
             ]
         )
 
-    def _prepared(self, request: prediction_pb2.PredictRequest, tenant: str, time_left: float | None) -> Prepared:
+    def _prepared(self, request: prediction_pb2.PredictRequest, call: Call, time_left: float | None) -> Prepared:
         try:
+            route = self._decider.table.route(request.family)
             return self._decider.prepare(
-                self._decider.table.route(request.family),
-                tenant=tenant,
+                route,
+                tenant=call.tenant,
                 decision_id=request.decision_id,
                 unit_id=request.unit_id,
                 region=request.region,
@@ -134,6 +138,7 @@ class PredictionService:
                 categories=request.categories,
                 flags=request.flags,
                 time_left=time_left,
+                attributes=attributes_for(route, request.attributes, call),
             )
         except TurnoutError as error:
             self._metrics.refused(error.code)
@@ -151,7 +156,7 @@ class PredictionService:
         return answer
 
     def take_frame(
-        self, frame: prediction_pb2.PredictStreamRequest, tenant: str, room: int
+        self, frame: prediction_pb2.PredictStreamRequest, call: Call, room: int
     ) -> tuple[list[list[tuple[int, Prepared]]], list[prediction_pb2.PredictResult]]:
         """Prepares the calls of a frame: gives them in groups with their numbers, and the results of refused ones."""
         taken: list[tuple[int, Prepared]] = []
@@ -161,7 +166,7 @@ class PredictionService:
                 if position >= room:
                     raise ResourceExhausted("calls", f"a stream may have {MAX_STREAM_CALLS} calls under way; wait")
                 seconds = entry.timeout_ms / 1000 if entry.timeout_ms else None
-                row = self._prepared(entry.request, tenant, seconds)
+                row = self._prepared(entry.request, call, seconds)
                 self._decider.admit((row,))
             except TurnoutError as error:
                 refused.append(prediction_pb2.PredictResult(call_id=entry.call_id, error=call_error(error)))
@@ -191,9 +196,9 @@ class PredictionService:
 class _Stream:
     """One multiplexed stream: reads frames, answers their groups side by side, gathers what is ready into frames."""
 
-    def __init__(self, service: PredictionService, tenant: str) -> None:
+    def __init__(self, service: PredictionService, call: Call) -> None:
         self._service = service
-        self._tenant = tenant
+        self._call = call
         self._ready: list[prediction_pb2.PredictResult] = []
         self._wake = asyncio.Event()
         self._under_way = 0
@@ -204,7 +209,7 @@ class _Stream:
             async for frame in requests:
                 if not 1 <= len(frame.calls) <= MAX_ROWS:
                     raise InvalidArgument("calls", f"calls must be 1 to {MAX_ROWS}, not {len(frame.calls)}")
-                parts, refused = self._service.take_frame(frame, self._tenant, MAX_STREAM_CALLS - self._under_way)
+                parts, refused = self._service.take_frame(frame, self._call, MAX_STREAM_CALLS - self._under_way)
                 if refused:
                     self._ready.extend(refused)
                     self._wake.set()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from bentos.family import Family
 from bentos.family import load as load_family
@@ -14,7 +14,7 @@ from router.resilience.breaker import BreakerSettings
 from router.resilience.limit import LimitSettings
 from router.resilience.validity import valid_range
 from router.routing import Route, RoutingTable
-from router.strategies import compile_experiment
+from router.strategies.family import FamilyExperiments
 from services.runtime.config import Config, ConfigError, Variant
 from services.runtime.errors import NotFound
 from services.runtime.home import Home
@@ -29,8 +29,12 @@ class TableBuilder:
         self._jitter = jitter
         self._pools: dict[tuple[str, str], Pool] = {}
 
-    def build(self, config: Config) -> tuple[RoutingTable, list[Pool]]:
-        """Gives the table of a configuration and the pools that it no longer needs; close those after the swap.
+    def build(self, config: Config, experiments: Mapping[str, FamilyExperiments]) -> tuple[RoutingTable, list[Pool]]:
+        """Gives the table of a configuration, and the pools that it no longer needs; close those after the swap.
+
+        Args:
+            config: families and addresses.
+            experiments: by family; those of the configuration itself take no part.
 
         Raises:
             ConfigError: a family is not declared in this program.
@@ -48,7 +52,7 @@ class TableBuilder:
             name: Route(
                 family=families[name],
                 deadline_seconds=settings.deadline_ms / 1000,
-                experiment=compile_experiment(config.experiments[name]) if name in config.experiments else None,
+                experiments=experiments.get(name),
                 pools={variant: pool for (family, variant), pool in pools.items() if family == name},
             )
             for name, settings in config.families.items()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from enum import Enum
 
-from router.strategies.hashing import _framed, _hash, _utf8
+from router.strategies.hashing import framed, keyed, utf8
 from services.runtime.experiment import BUCKETS
 
 
@@ -19,7 +19,7 @@ class Purpose(Enum):
 def bucket(key: bytes, purpose: Purpose, tenant: str, unit_id: str, decision_id: str) -> int:
     """Gives the bucket, 0 to 9 999, of a unit, or of a decision that has none."""
     if unit_id:
-        message = purpose.value + b"u" + _framed(tenant) + _utf8(unit_id)
+        message = purpose.value + b"u" + framed(tenant) + utf8(unit_id)
     else:
-        message = purpose.value + b"d" + _framed(tenant) + _utf8(decision_id)
-    return _hash(key, message) * BUCKETS >> 64
+        message = purpose.value + b"d" + framed(tenant) + utf8(decision_id)
+    return keyed(key, message) * BUCKETS >> 64

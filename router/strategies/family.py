@@ -18,8 +18,8 @@ from services.runtime.targeting import Row
 
 Look = Callable[[], Row]
 """Gives what conditions see; called once a decision at most, and only when a condition is asked."""
-Unevaluable = Callable[[str], None]
-"""Hears the name of an experiment whose condition could not be evaluated."""
+Unevaluable = Callable[[Experiment], None]
+"""Hears of an experiment whose condition could not be evaluated."""
 RULES: Final = "rules"
 
 
@@ -47,7 +47,7 @@ class Ladder:
             tuple(SlicedLayer.of(layers[name], layers, slices) for name, slices in sliced.items()),
         )
 
-    def first(self, subject: Subject, look: Look, unevaluable: Unevaluable) -> Snapshot | None:
+    def first(self, subject: Subject, look: Look | None, unevaluable: Unevaluable) -> Snapshot | None:
         """Gives the first experiment that takes the decision."""
         places = [owner for layer in self.layers if (owner := layer.owner(subject)) >= 0]
         if self.open:
@@ -58,11 +58,11 @@ class Ladder:
             snapshot = self.snapshots[place]
             if snapshot.condition is None:
                 return snapshot
-            holds = snapshot.condition.holds(look())
+            holds = snapshot.condition.holds(look()) if look is not None else None
             if holds:
                 return snapshot
             if holds is None:
-                unevaluable(snapshot.experiment.name)
+                unevaluable(snapshot.experiment)
         return None
 
 
@@ -76,6 +76,8 @@ class FamilyExperiments:
     canonical: str
     experiments: Mapping[str, Snapshot]
     """By name, in the order of precedence."""
+    digests: Mapping[str, int]
+    """Each experiment's own digest, by name."""
     layers: Mapping[str, Layer]
     """Those that the experiments need."""
     sole: Snapshot | None
@@ -93,7 +95,7 @@ class FamilyExperiments:
     """Whether any experiment copies rows to shadows."""
 
     def find(
-        self, *, tenant: str, unit_id: str, decision_id: str, look: Look, unevaluable: Unevaluable
+        self, *, tenant: str, unit_id: str, decision_id: str, look: Look | None, unevaluable: Unevaluable
     ) -> Snapshot | None:
         """Gives the experiment that takes a decision; None when none does."""
         if self.sole is not None:
@@ -112,7 +114,7 @@ class FamilyExperiments:
         region: str,
         at_unix_us: int,
         position: Callable[[str], int],
-        look: Look,
+        look: Look | None,
         unevaluable: Unevaluable,
     ) -> Assignment:
         """Finds the experiment and chooses the arm: a pure function of its arguments.
@@ -125,7 +127,7 @@ class FamilyExperiments:
             at_unix_us: The instant to assign for, in microseconds since 1970-01-01T00:00Z.
             position: Gives the position in the rotation of the experiment with that name; asked for a round-robin
                 only. It was taken when the assignment's reason is ROTATION.
-            look: Gives what conditions see.
+            look: Gives what conditions see; None only where there are none.
             unevaluable: Hears which conditions could not be evaluated.
         """
         snapshot = self.sole or self.find(
@@ -217,7 +219,8 @@ def _family(family: str, members: list[tuple[int, Snapshot]], layers: Mapping[st
         while part is not None:
             needed[part.layer] = layers[part.layer]
             part = layers[part.layer].within
-    canonical = set_form(family, {snapshot.experiment.name: digest for digest, snapshot in members}, needed)
+    digests = {snapshot.experiment.name: digest for digest, snapshot in members}
+    canonical = set_form(family, digests, needed)
     digest = int.from_bytes(hashlib.sha256(canonical.encode()).digest()[:8], "big")
     stamped = {snapshot.experiment.name: snapshot.stamped(digest) for _, snapshot in members}
     by_tenant: dict[str | None, list[Snapshot]] = {}
@@ -231,6 +234,7 @@ def _family(family: str, members: list[tuple[int, Snapshot]], layers: Mapping[st
         digest=digest,
         canonical=canonical,
         experiments=stamped,
+        digests=digests,
         layers=needed,
         sole=first if asks_nothing and not by_tenant else None,
         nobody=Assignment("", RULES, 1.0, AssignmentReason.UNSPECIFIED, 0, digest),

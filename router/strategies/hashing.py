@@ -6,6 +6,7 @@ different subjects share a message.
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Sequence
 from hashlib import blake2b
 from typing import Final
@@ -13,61 +14,60 @@ from typing import Final
 MASK: Final = 2**64 - 1
 
 
-def _utf8(text: str) -> bytes:
+def utf8(text: str) -> bytes:
+    """Encodes a text."""
     # A lone surrogate cannot come over the wire, but it must not cost anybody an answer either.
     return text.encode("utf-8", "surrogatepass")
 
 
-def _framed(text: str) -> bytes:
-    octets = _utf8(text)
+def framed(text: str) -> bytes:
+    """Gives a text with its length before it."""
+    octets = utf8(text)
     return len(octets).to_bytes(4, "big") + octets
 
 
 def salt_key(salt: str) -> bytes:
     """Gives the 64-byte key of an experiment: the unkeyed BLAKE2b-512 of its salt."""
-    return blake2b(_utf8(salt)).digest()
+    return blake2b(utf8(salt)).digest()
 
 
-def _hash(key: bytes, message: bytes) -> int:
+def keyed(key: bytes, message: bytes) -> int:
+    """Gives the 64-bit hash of a message."""
     return int.from_bytes(blake2b(message, digest_size=8, key=key).digest(), "big")
 
 
 def unit_hash(key: bytes, tenant: str, unit_id: str, decision_id: str) -> int:
     """Gives the 64-bit hash of a unit, or of a decision that has none; the two never share a message."""
     if unit_id:
-        return _hash(key, b"u" + _framed(tenant) + _utf8(unit_id))
-    return _hash(key, b"d" + _framed(tenant) + _utf8(decision_id))
+        return keyed(key, b"u" + framed(tenant) + utf8(unit_id))
+    return keyed(key, b"d" + framed(tenant) + utf8(decision_id))
 
 
 def unit_hashes(key: bytes, tenant: str, unit_ids: Sequence[str], decision_ids: Sequence[str]) -> list[int]:
     """Gives `unit_hash` of many units of one tenant; what all their messages begin with is hashed once."""
-    units = blake2b(b"u" + _framed(tenant), digest_size=8, key=key)
-    decisions = blake2b(b"d" + _framed(tenant), digest_size=8, key=key)
-    hashes = []
+    begun_unit = blake2b(b"u" + framed(tenant), digest_size=8, key=key).copy
+    begun_decision = blake2b(b"d" + framed(tenant), digest_size=8, key=key).copy
+    digests = []
     for unit_id, decision_id in zip(unit_ids, decision_ids, strict=True):
-        if unit_id:
-            state = units.copy()
-            state.update(_utf8(unit_id))
-        else:
-            state = decisions.copy()
-            state.update(_utf8(decision_id))
-        hashes.append(int.from_bytes(state.digest(), "big"))
-    return hashes
+        state = begun_unit() if unit_id else begun_decision()
+        state.update(utf8(unit_id or decision_id))
+        digests.append(state.digest())
+    return list(struct.unpack(f">{len(digests)}Q", b"".join(digests)))
 
 
 def block_hash(key: bytes, tenant: str, region: str, block: int) -> int:
     """Gives the 64-bit hash of a switchback block."""
-    return _hash(key, b"b" + _framed(tenant) + _framed(region) + block.to_bytes(8, "big", signed=True))
+    return keyed(key, b"b" + framed(tenant) + framed(region) + block.to_bytes(8, "big", signed=True))
 
 
 def start_hash(key: bytes, tenant: str, region: str) -> int:
     """Gives the 64-bit hash that shifts the alternation of a region and tenant."""
-    return _hash(key, b"s" + _framed(tenant) + _utf8(region))
+    return keyed(key, b"s" + framed(tenant) + utf8(region))
 
 
 def arm_seed(key: bytes, arm: str) -> int:
     """Gives the 64-bit seed of an arm."""
-    return _hash(key, b"a" + _utf8(arm))
+    return keyed(key, b"a" + utf8(arm))
 
 
 def mix(value: int) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Protocol
 
 
@@ -15,6 +16,9 @@ class Call(Protocol):
     @property
     def peer(self) -> str:
         """Where the call comes from, for logs."""
+
+    def metadata(self) -> Mapping[str, str]:
+        """The caller's own metadata, texts only and without the credential; of entries with one name the last."""
 
     def time_left(self) -> float | None:
         """Seconds until the caller's deadline; None when the caller set none."""
