@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -12,6 +11,7 @@ from typing import Final, NamedTuple
 
 from google.protobuf.message import DecodeError
 
+from monitoring.ledger.cells import Cell, population
 from monitoring.ledger.tables import to_signed
 from services.runtime.errors import InvalidArgument
 from services.runtime.identifiers import MAX_TEXT, check_decision_id
@@ -21,6 +21,8 @@ MAX_RECORD_BYTES: Final = 256 << 10
 """A decision has at most 512 features of 4 bytes and a few texts of 1 KiB."""
 MAX_CANONICAL_BYTES: Final = 64 << 10
 MAX_LABEL: Final = 63
+LARGEST: Final = 1e150
+"""Largest magnitude of a prediction, an outcome or a cost: their squares and products must be numbers too."""
 _LABEL: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.\-]{0,62}")
 Key = tuple[str, str]
 """(tenant, decision_id)."""
@@ -47,6 +49,17 @@ class DecisionRow(NamedTuple):
     record: bytes
 
 
+class Features(NamedTuple):
+    """The features of a decision, for the aggregates."""
+
+    family: str
+    variant: str
+    schema_digest: int
+    assigned_at_us: int
+    packed: bytes
+    """float32, little-endian, in the schema's order."""
+
+
 class OutcomeRow(NamedTuple):
     """The reported part of a row of the table `outcomes`."""
 
@@ -55,6 +68,7 @@ class OutcomeRow(NamedTuple):
     recorded_at_us: int
     occurred_at_us: int
     value: float
+    cost: float | None
 
 
 class SnapshotRow(NamedTuple):
@@ -80,6 +94,10 @@ class Batch:
     """The records of one call, by kind, in their order."""
 
     decisions: list[DecisionRow] = field(default_factory=list)
+    cells: list[Cell] = field(default_factory=list)
+    """Where each decision is counted."""
+    features: list[Features] = field(default_factory=list)
+    """What each decision was made from."""
     outcomes: list[OutcomeRow] = field(default_factory=list)
     snapshots: list[SnapshotRow] = field(default_factory=list)
     refused: list[Refused] = field(default_factory=list)
@@ -101,7 +119,10 @@ def read_batch(raws: Sequence[bytes]) -> Batch:
             record = parse(raw)
             match record.WhichOneof("record"):
                 case "decision":
-                    batch.decisions.append(_decision(record.decision))
+                    decision = record.decision
+                    batch.decisions.append(read_decision(decision))
+                    batch.cells.append(cell_of(decision))
+                    batch.features.append(features_of(decision))
                 case "outcome":
                     batch.outcomes.append(_outcome(record.outcome))
                 case "snapshot":
@@ -117,18 +138,47 @@ def read_batch(raws: Sequence[bytes]) -> Batch:
     return batch
 
 
-def _decision(decision: ledger_pb2.Decision) -> DecisionRow:
+def cell_of(decision: ledger_pb2.Decision) -> Cell:
+    """Gives the cell of a decision that was checked."""
+    prediction = decision.prediction
+    assignment = prediction.assignment
+    family = decision.family
+    return Cell(
+        family,
+        assignment.experiment or family,
+        assignment.arm,
+        prediction.served_variant,
+        decision.tenant,
+        population(assignment),
+    )
+
+
+def features_of(decision: ledger_pb2.Decision) -> Features:
+    """Gives the features of a decision."""
+    return Features(
+        decision.family,
+        decision.prediction.served_variant,
+        decision.schema_digest,
+        decision.assigned_at_unix_us,
+        decision.features,
+    )
+
+
+def read_decision(decision: ledger_pb2.Decision) -> DecisionRow:
+    """Checks a decision and gives its row; see `read_batch` for what becomes of a damaged one."""
     decision_id = decision.decision_id
     prediction = decision.prediction
     assignment = prediction.assignment
     tenant, family, arm, served = decision.tenant, decision.family, assignment.arm, prediction.served_variant
     check_decision_id(decision_id)
     _check_labels(tenant, family, arm, served)
+    if assignment.experiment and not _LABEL.fullmatch(assignment.experiment):
+        raise _Damaged("prediction.assignment.experiment must be at most 63 characters of [A-Za-z0-9_.-]")
     value, confidence, propensity = prediction.value, prediction.confidence, assignment.propensity
     if prediction.decision_id != decision_id:
         raise _Damaged("prediction.decision_id differs from decision_id")
-    if not math.isfinite(value):
-        raise _Damaged("prediction.value is not a finite number")
+    if not -LARGEST <= value <= LARGEST:
+        raise _Damaged(f"prediction.value is not a number of at most {LARGEST:g}")
     if not 0.0 <= confidence <= 1.0:
         raise _Damaged("prediction.confidence is not in [0, 1]")
     if not (0.0 < propensity <= 1.0 or (propensity == 0.0 and not arm)):
@@ -183,8 +233,11 @@ def _labels_fault(tenant: str, family: str, arm: str, served: str) -> str:
 def _outcome(outcome: ledger_pb2.Outcome) -> OutcomeRow:
     check_decision_id(outcome.decision_id)
     _check_labels(outcome.tenant, "outcome", "", "outcome")
-    if not math.isfinite(outcome.value):
-        raise _Damaged("value is not a finite number")
+    if not -LARGEST <= outcome.value <= LARGEST:
+        raise _Damaged(f"value is not a number of at most {LARGEST:g}")
+    cost = outcome.cost if outcome.HasField("cost") else None
+    if cost is not None and not -LARGEST <= cost <= LARGEST:
+        raise _Damaged(f"cost is not a number of at most {LARGEST:g}")
     if outcome.occurred_at_unix_us < 0 or outcome.recorded_at_unix_us < 0:
         raise _Damaged("occurred_at_unix_us and recorded_at_unix_us must be at least 0")
     return OutcomeRow(
@@ -193,6 +246,7 @@ def _outcome(outcome: ledger_pb2.Outcome) -> OutcomeRow:
         outcome.recorded_at_unix_us,
         outcome.occurred_at_unix_us,
         outcome.value + 0.0,  # −0 and 0 are the same outcome
+        None if cost is None else cost + 0.0,
     )
 
 

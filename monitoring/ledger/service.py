@@ -89,6 +89,8 @@ class LedgerService:
             Unavailable: the hub stops; ask again from the last entry's instant.
         """
         _check_filter(request.family, request.since_unix_us)
+        if request.until_unix_us < 0:
+            raise InvalidArgument("until_unix_us", "until_unix_us must be at least 0")
         if len(request.decision_id) > MAX_ID:
             raise InvalidArgument("decision_id", f"decision_id must be at most {MAX_ID} characters")
         left = request.limit or None
@@ -102,6 +104,7 @@ class LedgerService:
                 family=request.family,
                 decision_id=request.decision_id,
                 since_us=request.since_unix_us,
+                until_us=request.until_unix_us,
                 after=after,
                 count=count,
             )

@@ -1,28 +1,67 @@
-"""The ledger's store: batches in, questions out."""
+"""The ledger's store: batches in, questions out, and a little upkeep in between."""
 
 from __future__ import annotations
 
 import contextlib
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 from typing import Concatenate, Final, ParamSpec, TypeVar
 
 from sqlalchemy import Connection, insert, select
 
-from monitoring.ledger.records import Batch, read_batch
+from monitoring.ledger.aggregating import Aggregates
+from monitoring.ledger.backfill import AGGREGATED, backfill
+from monitoring.ledger.cells import CellBounds, Cells
+from monitoring.ledger.families import Describe, describe
+from monitoring.ledger.feature_sets import FeatureSets
+from monitoring.ledger.records import read_batch
+from monitoring.ledger.retention import Retention
 from monitoring.ledger.tables import COUNTERS, SCHEMA_VERSION
-from monitoring.ledger.writing import ASIDE, OVERFLOW, WAITING, Appended, Writing
+from monitoring.ledger.upkeep import PRUNED, PRUNED_WAITING, Step, Upkeep
+from monitoring.ledger.watermarks import feature_levels_of, first_watermarks, levels_of
+from monitoring.ledger.writing import (
+    ASIDE,
+    HELD,
+    HELD_BYTES,
+    OVERFLOW,
+    PRUNED_UNTIL,
+    WAITING,
+    Appended,
+    Writing,
+    write_counters,
+)
 from services.runtime.database import Database
 
 MAX_SET_ASIDE: Final = 10_000
 OnAppend = Callable[[Appended, float], None]
 _VERSION: Final = "schema_version"
+_COUNTERS: Final = (WAITING, ASIDE, OVERFLOW, HELD, HELD_BYTES, PRUNED_UNTIL, PRUNED, PRUNED_WAITING)
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoreSettings:
+    """What an operator may choose."""
+
+    retention: Retention = field(default_factory=Retention)
+    bounds: CellBounds = field(default_factory=CellBounds)
+    max_set_aside: int = MAX_SET_ASIDE
+    """Rows of records that could not be stored; more are counted only."""
+
+
+@dataclass(slots=True)
+class _Memory:
+    """What is known of the database's contents without asking. It holds as long as every transaction succeeds."""
+
+    generation: int
+    counters: dict[str, int]
+    aggregates: Aggregates
+
+
 class Store:
-    """An open ledger. Made by `open_store`; its methods may be called from one event loop."""
+    """An open ledger. Made by `open_store`; its coroutines belong to one event loop."""
 
     def __init__(
         self,
@@ -30,16 +69,17 @@ class Store:
         *,
         now_us: Callable[[], int],
         clock: Callable[[], float],
-        max_set_aside: int,
+        settings: StoreSettings,
         appended: OnAppend,
+        describe_family: Describe,
     ) -> None:
         self._database = database
-        self._appended = appended
         self._now_us = now_us
         self._clock = clock
-        self._max_set_aside = max_set_aside
-        self._generation = database.generation
-        self._counters = database.write_now(_prepare_counters)
+        self._settings = settings
+        self._appended = appended
+        self._describe = describe_family
+        self._memory: _Memory | None = None
 
     async def append(self, records: Sequence[bytes], router: str) -> Appended:
         """Stores serialized JournalRecords; returns when they are on stable storage.
@@ -49,24 +89,52 @@ class Store:
         Raises:
             Unavailable: the database refused (full, read-only, away); the same batch is due again.
         """
-        began = self._clock()
-        return self._done(await self._database.write(self._append, records, router), began)
+        return await self._database.exclusively(lambda: self.append_now(records, router))
 
     def append_now(self, records: Sequence[bytes], router: str) -> Appended:
         """Does the work of `append` in the calling thread; never call it from two at once."""
         began = self._clock()
-        return self._done(self._database.write_now(self._append, records, router), began)
+        batch = read_batch(records)
 
-    def _append(self, connection: Connection, records: Sequence[bytes], router: str) -> tuple[Appended, dict[str, int]]:
-        batch: Batch = read_batch(records)
-        counters = dict(self._counters)
-        writing = Writing(connection, counters, router=router, now_us=self._now_us(), max_set_aside=self._max_set_aside)
-        return writing.store(batch), counters
+        def work(connection: Connection, memory: _Memory) -> Appended:
+            writing = Writing(
+                connection,
+                memory.counters,
+                memory.aggregates.cells,
+                router=router,
+                now_us=self._now_us(),
+                max_set_aside=self._settings.max_set_aside,
+            )
+            result = writing.store(batch)
+            memory.aggregates.apply(connection, writing.changes, self._describe)
+            return result
 
-    def _done(self, outcome: tuple[Appended, dict[str, int]], began: float) -> Appended:
-        result, self._counters = outcome
+        result = self._write(work)
         self._appended(result, self._clock() - began)
         return result
+
+    async def upkeep(self) -> Step:
+        """Does one step of what is due: adds up an hour or a day, or removes what is old; a short transaction.
+
+        Raises:
+            Unavailable: the database refused; the step is due again.
+        """
+        return await self._database.exclusively(self.upkeep_now)
+
+    def upkeep_now(self) -> Step:
+        """Does the work of `upkeep` in the calling thread; never call it from two at once."""
+
+        def work(connection: Connection, memory: _Memory) -> Step:
+            before = dict(memory.counters)
+            step = Upkeep(
+                connection, memory.counters, memory.aggregates, self._settings.retention, self._now_us()
+            ).step()
+            write_counters(connection, before, memory.counters)
+            memory.aggregates.levels = levels_of(memory.counters)
+            memory.aggregates.feature_levels = feature_levels_of(memory.counters)
+            return step
+
+        return self._write(work)
 
     async def read(
         self, question: Callable[Concatenate[Connection, _P], _T], *args: _P.args, **kwargs: _P.kwargs
@@ -79,6 +147,51 @@ class Store:
         """
         return await self._database.read(question, *args, **kwargs)
 
+    def prepare(self) -> None:
+        """Adds up decisions from before there were aggregates; a new ledger has none."""
+        while not self._write(self._backfilled):
+            pass
+
+    def _backfilled(self, connection: Connection, memory: _Memory) -> bool:
+        before = dict(memory.counters)
+        done = backfill(connection, memory.counters, memory.aggregates, self._describe)
+        write_counters(connection, before, memory.counters)
+        return done
+
+    def _write(self, work: Callable[[Connection, _Memory], _T]) -> _T:
+        """Does work in a transaction. When it fails, what is in memory may not be what is stored: it is forgotten."""
+
+        def transaction(connection: Connection) -> _T:
+            memory = self._memory
+            if memory is None or memory.generation != self._database.generation:
+                memory = self._memory = self._load(connection)
+            return work(connection, memory)
+
+        try:
+            return self._database.write_now(transaction)
+        except BaseException:
+            self._memory = None
+            raise
+
+    def _load(self, connection: Connection) -> _Memory:
+        counters = {row.name: row.value for row in connection.execute(select(COUNTERS))}
+        expected = dict.fromkeys(_COUNTERS, 0) | {_VERSION: SCHEMA_VERSION, AGGREGATED: 0}
+        expected |= first_watermarks(self._now_us(), self._settings.retention)
+        fresh = {name: value for name, value in expected.items() if name not in counters}
+        if fresh:
+            connection.execute(insert(COUNTERS), [{"name": n, "value": v} for n, v in fresh.items()])
+        counters |= fresh
+        aggregates = Aggregates(
+            Cells.load(connection, self._settings.bounds),
+            FeatureSets.load(connection),
+            levels=levels_of(counters),
+            feature_levels=feature_levels_of(counters),
+        )
+        return _Memory(self._database.generation, counters, aggregates)
+
+
+_DEFAULT: Final = StoreSettings()
+
 
 @contextlib.contextmanager
 def open_store(
@@ -86,27 +199,25 @@ def open_store(
     *,
     now_us: Callable[[], int],
     clock: Callable[[], float] = time.monotonic,
-    max_set_aside: int = MAX_SET_ASIDE,
+    settings: StoreSettings = _DEFAULT,
     appended: OnAppend = lambda _result, _seconds: None,
+    describe_family: Describe = describe,
 ) -> Iterator[Store]:
-    """Opens the ledger in a database.
+    """Opens the ledger in a database; one whose rows were never added up adds them up first.
 
     Args:
         database: where it is kept.
-        now_us: microseconds since 1970-01-01T00:00Z; only stamps what is set aside.
+        now_us: microseconds since 1970-01-01T00:00Z; stamps what is set aside and tells what is old.
         clock: rising seconds.
-        max_set_aside: rows of records that could not be stored; more are counted only.
-        appended: told of each stored batch and how many seconds it took.
+        settings: retention and bounds.
+        appended: told of each stored batch and how many seconds it took, in the writer's thread.
+        describe_family: what is known of a family.
+
+    Raises:
+        Unavailable: the database refused.
     """
-    yield Store(database, now_us=now_us, clock=clock, max_set_aside=max_set_aside, appended=appended)
-
-
-def _prepare_counters(connection: Connection) -> dict[str, int]:
-    """Gives the counters, and writes those of a new ledger."""
-    counters = {row.name: row.value for row in connection.execute(select(COUNTERS))}
-    fresh = {name: 0 for name in (WAITING, ASIDE, OVERFLOW) if name not in counters}
-    if _VERSION not in counters:
-        fresh[_VERSION] = SCHEMA_VERSION
-    if fresh:
-        connection.execute(insert(COUNTERS), [{"name": n, "value": v} for n, v in fresh.items()])
-    return counters | fresh
+    store = Store(
+        database, now_us=now_us, clock=clock, settings=settings, appended=appended, describe_family=describe_family
+    )
+    store.prepare()
+    yield store

@@ -40,6 +40,8 @@ DECISIONS: Final = Table(
     Column("latency_us", BigInteger, nullable=False),
     Column("request_digest", LargeBinary, nullable=False),
     Column("record", LargeBinary, nullable=False),
+    # Where the aggregates count it; NULL until then, which only rows from before there were aggregates are.
+    Column("cell", Integer),
     # The id comes first, so that a decision is found without its tenant too.
     PrimaryKeyConstraint("decision_id", "tenant"),
     Index("decisions_by_time", "assigned_at_us", "tenant", "decision_id"),
@@ -58,6 +60,7 @@ OUTCOMES: Final = Table(
     Column("family", Text),
     Column("arm", Text),
     Column("assigned_at_us", BigInteger),
+    Column("cost", Double),
     PrimaryKeyConstraint("decision_id", "tenant"),
 )
 """The newest outcome of each decision."""
@@ -93,6 +96,61 @@ COUNTERS: Final = Table(
     Column("value", BigInteger, nullable=False),
 )
 """Numbers that move in the same transaction as the rows which they count, and the schema's version."""
+
+CELLS: Final = Table(
+    "cells",
+    METADATA,
+    Column("cell", Integer, nullable=False, primary_key=True, autoincrement=False),
+    Column("family", Text, nullable=False),
+    Column("experiment", Text, nullable=False),
+    Column("arm", Text, nullable=False),
+    Column("variant", Text, nullable=False),
+    Column("tenant", Text, nullable=False),
+    Column("population", Text, nullable=False),
+)
+"""What is counted apart: see `monitoring/ledger/cells.py`."""
+
+WINDOWS: Final = Table(
+    "windows",
+    METADATA,
+    Column("cell", Integer, nullable=False),
+    Column("length_us", BigInteger, nullable=False),
+    Column("start_us", BigInteger, nullable=False),
+    Column("counts", LargeBinary, nullable=False),
+    Column("outcome_sums", LargeBinary, nullable=False),
+    Column("calibration", LargeBinary, nullable=False),
+    Column("sums", LargeBinary, nullable=False),
+    Column("latency", LargeBinary, nullable=False),
+    Column("value", LargeBinary, nullable=False),
+    Column("confidence", LargeBinary, nullable=False),
+    PrimaryKeyConstraint("cell", "length_us", "start_us"),
+    Index("windows_by_time", "length_us", "start_us"),
+)
+"""Statistics of a cell in a window: see `monitoring/ledger/statistics.py`."""
+
+FEATURE_SETS: Final = Table(
+    "feature_sets",
+    METADATA,
+    Column("feature_set", Integer, nullable=False, primary_key=True, autoincrement=False),
+    Column("family", Text, nullable=False),
+    Column("variant", Text, nullable=False),
+    Column("schema_digest", BigInteger, nullable=False),
+    Column("features", Text, nullable=False),
+)
+"""Whose features are counted apart; `features` is the JSON list of [name, number of codes or null]."""
+
+FEATURE_WINDOWS: Final = Table(
+    "feature_windows",
+    METADATA,
+    Column("feature_set", Integer, nullable=False),
+    Column("length_us", BigInteger, nullable=False),
+    Column("start_us", BigInteger, nullable=False),
+    Column("row_count", BigInteger, nullable=False),
+    Column("statistics", LargeBinary, nullable=False),
+    PrimaryKeyConstraint("feature_set", "length_us", "start_us"),
+    Index("feature_windows_by_time", "length_us", "start_us"),
+)
+"""Statistics of a variant's features in a window: see `monitoring/ledger/feature_statistics.py`."""
 
 _SIGN: Final = 1 << 63
 _WRAP: Final = 1 << 64

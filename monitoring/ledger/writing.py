@@ -12,6 +12,7 @@ What is kept does not depend on what came first over the wire:
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple
@@ -19,7 +20,9 @@ from typing import Any, Final, NamedTuple
 from sqlalchemy import Connection, Table, bindparam, delete, select, update
 from sqlalchemy.exc import IntegrityError
 
-from monitoring.ledger.records import Batch, DecisionRow, Key, OutcomeRow, SnapshotRow
+from monitoring.ledger.aggregating import Changes, OutcomeChange
+from monitoring.ledger.cells import Cell, Cells
+from monitoring.ledger.records import Batch, DecisionRow, Features, Key, OutcomeRow, SnapshotRow
 from monitoring.ledger.tables import COUNTERS, DECISIONS, OUTCOMES, SET_ASIDE, SNAPSHOTS
 from services.runtime.database import bulk_insert
 from turnout.v1 import ledger_pb2
@@ -27,10 +30,28 @@ from turnout.v1 import ledger_pb2
 WAITING: Final = "outcomes_waiting"
 ASIDE: Final = "set_aside"
 OVERFLOW: Final = "set_aside_overflow"
+HELD: Final = "decisions_held"
+HELD_BYTES: Final = "decisions_held_bytes"
+PRUNED_UNTIL: Final = "pruned_until_us"
+"""Decisions up to this instant are gone; one that comes now is set aside, since it may have been counted before."""
+ROW_BYTES: Final = 300
+"""What a decision's row and its places in the indexes take beside the record, about."""
+LATE_US: Final = 30 * 24 * 3600 * 1_000_000
+"""An outcome counts when it is reported within 30 days after its decision."""
+LATE: Final = "the outcome was reported over 30 days after its decision"
+PRUNED: Final = "the decision is older than those that the ledger keeps"
 MAX_RAW_BYTES: Final = 16 << 10
 """A record that is set aside is kept up to this length."""
 _CHUNK: Final = 500
 CONFLICT: Final = "the decision id was used for another request"
+
+
+_Row = tuple[DecisionRow, Cell, Features]
+_JOIN: Final = (
+    update(OUTCOMES)
+    .where(OUTCOMES.c.tenant == bindparam("b_tenant"), OUTCOMES.c.decision_id == bindparam("b_id"))
+    .values(family=bindparam("b_family"), arm=bindparam("b_arm"), assigned_at_us=bindparam("b_at"))
+)
 
 
 @dataclass(slots=True)
@@ -59,7 +80,9 @@ class Appended:
         return sum(self.duplicates.values()) + self.repeated_aside
 
 
-class _Aside(NamedTuple):
+class Aside(NamedTuple):
+    """A record to set aside, and by what it is known again."""
+
     fingerprint: bytes
     raw: bytes
     reason: str
@@ -69,59 +92,73 @@ class Writing:
     """One transaction's worth of storing. `counters` is changed in place and is the caller's to keep on commit."""
 
     def __init__(
-        self, connection: Connection, counters: dict[str, int], *, router: str, now_us: int, max_set_aside: int
+        self,
+        connection: Connection,
+        counters: dict[str, int],
+        cells: Cells,
+        *,
+        router: str,
+        now_us: int,
+        max_set_aside: int,
     ) -> None:
         self._connection = connection
         self._counters = counters
+        self._cells = cells
         self._router = router
         self._now_us = now_us
         self._max_set_aside = max_set_aside
         self._result = Appended()
+        self.changes = Changes()
+        """What the aggregates must follow."""
 
     def store(self, batch: Batch) -> Appended:
         """Stores a batch; everything or, with an exception, nothing once the transaction is rolled back."""
         before = dict(self._counters)
         self._snapshots(batch.snapshots)
-        self._decisions(batch.decisions)
+        self._decisions(batch)
         self._outcomes(batch.outcomes)
-        damaged = [_Aside(hashlib.sha256(raw).digest()[:16], raw, reason) for raw, reason in batch.refused]
+        damaged = [Aside(hashlib.sha256(raw).digest()[:16], raw, reason) for raw, reason in batch.refused]
         for aside in damaged:
-            self._set_aside(aside)
-        changed = [{"b_name": n, "b_value": v} for n, v in self._counters.items() if before[n] != v]
-        if changed:
-            by_name = update(COUNTERS).where(COUNTERS.c.name == bindparam("b_name"))
-            self._connection.execute(by_name.values(value=bindparam("b_value")), changed)
+            self.set_aside(aside)
+        write_counters(self._connection, before, self._counters)
         return self._result
 
-    def _decisions(self, rows: list[DecisionRow]) -> None:
+    def _decisions(self, batch: Batch) -> None:
+        rows = list(zip(batch.decisions, batch.cells, batch.features, strict=True))
+        gone = self._counters[PRUNED_UNTIL]
+        if gone and any(row.assigned_at_us <= gone for row, _, _ in rows):
+            for row in (row for row, _, _ in rows if row.assigned_at_us <= gone):
+                self.set_aside(_decision_aside(row, PRUNED))
+            rows = [one for one in rows if one[0].assigned_at_us > gone]
         if not rows:
             return
-        if len({row[:2] for row in rows}) == len(rows) and self._insert_new(rows):
+        if len({one[0][:2] for one in rows}) == len(rows) and self._insert_new(rows):
             self._result.decisions += len(rows)
-            if self._counters[WAITING]:
-                self._counters[WAITING] -= self._join(rows)
             return
         self._settle(rows)
 
-    def _insert_new(self, rows: Sequence[DecisionRow]) -> bool:
+    def _insert_new(self, rows: Sequence[_Row]) -> bool:
         """Tries the usual case, in which every decision is new, without asking first."""
+        placed = [(self._cells.id_of(cell), row) for row, cell, _ in rows]
         savepoint = self._connection.begin_nested()
         try:
-            bulk_insert(self._connection, DECISIONS, rows)
+            bulk_insert(self._connection, DECISIONS, [(*row, cell) for cell, row in placed])
         except IntegrityError:
             savepoint.rollback()
             return False
         savepoint.commit()
+        self._added(placed, [features for _, _, features in rows])
+        self._join(placed)
         return True
 
-    def _settle(self, rows: Sequence[DecisionRow]) -> None:
+    def _settle(self, rows: Sequence[_Row]) -> None:
         """The general case: some decisions are there already, or stand in the batch more than once."""
-        held = {
-            (row.tenant, row.decision_id): DecisionRow(*row)
-            for row in _find(self._connection, DECISIONS, (row[:2] for row in rows))
-        }
-        before = dict(held)
-        for row in rows:
+        found = _find(self._connection, DECISIONS, (row[:2] for row, _, _ in rows))
+        present_cells = {(one.tenant, one.decision_id): int(one.cell) for one in found}
+        before = {(one.tenant, one.decision_id): DecisionRow(*one[:-1]) for one in found}
+        held = dict(before)
+        sources = {id(row): (cell, features) for row, cell, features in rows}
+        for row, _, _ in rows:
             key = (row.tenant, row.decision_id)
             present = held.get(key)
             if present is None:
@@ -132,15 +169,31 @@ class Writing:
                 self._result.duplicates["decision"] += 1
             else:
                 held[key] = self._conflict(row, present)
-        new = [row for key, row in held.items() if key not in before]
-        replaced = [row for key, row in held.items() if key in before and row is not before[key]]
-        for row in replaced:
-            _delete(self._connection, DECISIONS, (row.tenant, row.decision_id))
-        bulk_insert(self._connection, DECISIONS, new + replaced)
-        if new and self._counters[WAITING]:
-            self._counters[WAITING] -= self._join(new)
-        if replaced:
-            self._join(replaced)
+        written = [row for key, row in held.items() if row is not before.get(key)]
+        gone = [(present_cells[key], row) for key, row in before.items() if held[key] is not row]
+        self._take_away(gone)
+        placed = [(self._cells.id_of(sources[id(row)][0]), row) for row in written]
+        bulk_insert(self._connection, DECISIONS, [(*row, cell) for cell, row in placed])
+        self._added(placed, [sources[id(row)][1] for row in written])
+        self._join(placed, also_joined=bool(gone))
+
+    def _added(self, placed: list[tuple[int, DecisionRow]], features: list[Features]) -> None:
+        self.changes.added += placed
+        self.changes.features += features
+        self._counters[HELD] += len(placed)
+        self._counters[HELD_BYTES] += sum(len(row.record) for _, row in placed) + ROW_BYTES * len(placed)
+
+    def _take_away(self, gone: list[tuple[int, DecisionRow]]) -> None:
+        """Removes decisions that give way to an earlier record of the same id, and what their outcomes added."""
+        cells = {(row.tenant, row.decision_id): (cell, row) for cell, row in gone}
+        for one in _find(self._connection, OUTCOMES, cells):
+            cell, row = cells[one.tenant, one.decision_id]
+            self.changes.outcomes.append(_outcome_change(-1, cell, row, _outcome_row(one)))
+        for key, (_, row) in cells.items():
+            _delete(self._connection, DECISIONS, key)
+            self._counters[HELD_BYTES] -= len(row.record) + ROW_BYTES
+        self._counters[HELD] -= len(gone)
+        self.changes.removed += gone
 
     def _conflict(self, row: DecisionRow, present: DecisionRow) -> DecisionRow:
         """Gives the earlier of two different requests under one id; the other one is set aside, once."""
@@ -151,60 +204,70 @@ class Writing:
             # This request had lost before and wins now: the two change places.
             self._connection.execute(delete(SET_ASIDE).where(SET_ASIDE.c.fingerprint == mine))
             self._counters[ASIDE] -= 1
-            self._set_aside(_conflict_aside(loser), count=False)
+            self.set_aside(_conflict_aside(loser), count=False)
             self._result.repeated_aside += 1
         else:
-            self._set_aside(_conflict_aside(loser))
+            self.set_aside(_conflict_aside(loser))
         return winner
 
-    def _join(self, rows: Iterable[DecisionRow]) -> int:
-        """Writes what summaries need onto the outcomes of these decisions; gives how many outcomes there were."""
-        statement = (
-            update(OUTCOMES)
-            .where(OUTCOMES.c.tenant == bindparam("b_tenant"), OUTCOMES.c.decision_id == bindparam("b_id"))
-            .values(family=bindparam("b_family"), arm=bindparam("b_arm"), assigned_at_us=bindparam("b_at"))
-        )
-        parameters = [
-            {
-                "b_tenant": r.tenant,
-                "b_id": r.decision_id,
-                "b_family": r.family,
-                "b_arm": r.arm,
-                "b_at": r.assigned_at_us,
-            }
-            for r in rows
-        ]
-        return int(self._connection.execute(statement, parameters).rowcount)
+    def _join(self, placed: Sequence[tuple[int, DecisionRow]], *, also_joined: bool = False) -> None:
+        """Joins the outcomes that came before these decisions; `also_joined`: those of a replaced decision too."""
+        if not self._counters[WAITING] and not also_joined:
+            return
+        cells = {(row.tenant, row.decision_id): (cell, row) for cell, row in placed}
+        joined = []
+        for one in _find(self._connection, OUTCOMES, cells):
+            cell, row = cells[one.tenant, one.decision_id]
+            outcome = _outcome_row(one)
+            self._counters[WAITING] -= one.family is None
+            if _late(outcome, row.assigned_at_us):
+                _delete(self._connection, OUTCOMES, outcome[:2])
+                self.set_aside(_outcome_aside(outcome, LATE), count=False)
+                continue
+            self.changes.outcomes.append(_outcome_change(1, cell, row, outcome))
+            names = ("b_tenant", "b_id", "b_family", "b_arm", "b_at")
+            values = (row.tenant, row.decision_id, row.family, row.arm, row.assigned_at_us)
+            joined.append(dict(zip(names, values, strict=True)))
+        if joined:
+            self._connection.execute(_JOIN, joined)
 
     def _outcomes(self, rows: list[OutcomeRow]) -> None:
         if not rows:
             return
+        columns = ("family", "arm", "assigned_at_us", "cell", "value")
+        keys = {row[:2] for row in rows}
+        known = {(one.tenant, one.decision_id): one for one in _find(self._connection, DECISIONS, keys, columns)}
         newest: dict[Key, OutcomeRow] = {}
+        late = 0
         for row in rows:
             key = (row.tenant, row.decision_id)
-            newest[key] = max(row, newest.get(key, row), key=_recency)
-        known = {
-            (row.tenant, row.decision_id): (row.family, row.arm, row.assigned_at_us)
-            for row in _find(self._connection, DECISIONS, newest, ("family", "arm", "assigned_at_us"))
-        }
-        held = {
-            (row.tenant, row.decision_id): OutcomeRow(*row[:5]) for row in _find(self._connection, OUTCOMES, newest)
-        }
+            if key in known and _late(row, known[key].assigned_at_us):
+                self.set_aside(_outcome_aside(row, LATE))
+                late += 1
+            else:
+                newest[key] = max(row, newest.get(key, row), key=_recency)
+        held = {(one.tenant, one.decision_id): _outcome_row(one) for one in _find(self._connection, OUTCOMES, newest)}
         insert: list[tuple[Any, ...]] = []
         for key, row in newest.items():
-            present = held.get(key)
+            present, decision = held.get(key), known.get(key)
             if present is not None and _recency(row) <= _recency(present):
                 continue
             if present is not None:
                 _delete(self._connection, OUTCOMES, key)
-            elif key in known:
+            elif decision is not None:
                 self._result.joined += 1
             else:
                 self._result.waiting += 1
-            insert.append((*row, *known.get(key, (None, None, None))))
+            if decision is None:
+                insert.append((*row[:5], None, None, None, row.cost))
+                continue
+            insert.append((*row[:5], decision.family, decision.arm, decision.assigned_at_us, row.cost))
+            if present is not None:
+                self.changes.outcomes.append(_outcome_change(-1, decision.cell, decision, present))
+            self.changes.outcomes.append(_outcome_change(1, decision.cell, decision, row))
         bulk_insert(self._connection, OUTCOMES, insert)
         self._counters[WAITING] += self._result.waiting
-        self._result.duplicates["outcome"] += len(rows) - self._result.joined - self._result.waiting
+        self._result.duplicates["outcome"] += len(rows) - self._result.joined - self._result.waiting - late
 
     def _snapshots(self, rows: Sequence[SnapshotRow]) -> None:
         for row in rows:
@@ -223,7 +286,7 @@ class Writing:
                 self._connection.execute(delete(SNAPSHOTS).where(same))
             bulk_insert(self._connection, SNAPSHOTS, [row])
 
-    def _set_aside(self, aside: _Aside, *, count: bool = True) -> None:
+    def set_aside(self, aside: Aside, *, count: bool = True) -> None:
         """Sets a record aside once; over the bound it is counted only, so that damage cannot fill the disk."""
         known = select(SET_ASIDE.c.at_us).where(SET_ASIDE.c.fingerprint == aside.fingerprint)
         if self._connection.execute(known).first() is not None:
@@ -242,8 +305,22 @@ def _precedence(row: DecisionRow) -> tuple[int, bytes]:
     return row.assigned_at_us, row.record
 
 
-def _recency(row: OutcomeRow) -> tuple[int, int, float]:
-    return row.recorded_at_us, row.occurred_at_us, row.value
+def _recency(row: OutcomeRow) -> tuple[int, int, float, float]:
+    return row.recorded_at_us, row.occurred_at_us, row.value, -math.inf if row.cost is None else row.cost
+
+
+def _outcome_row(found: Any) -> OutcomeRow:
+    tenant, decision_id, recorded, occurred, value = found[:5]
+    return OutcomeRow(tenant, decision_id, recorded, occurred, value, found.cost)
+
+
+def _late(row: OutcomeRow, assigned_at_us: int) -> bool:
+    return row.recorded_at_us - assigned_at_us > LATE_US
+
+
+def _outcome_change(sign: int, cell: int, decision: Any, outcome: OutcomeRow) -> OutcomeChange:
+    cost = math.nan if outcome.cost is None else outcome.cost
+    return OutcomeChange(sign, cell, decision.family, decision.assigned_at_us, decision.value, outcome.value, cost)
 
 
 def _request(row: DecisionRow) -> tuple[str, bytes]:
@@ -256,13 +333,40 @@ def _conflict_fingerprint(row: DecisionRow) -> bytes:
     return hashlib.sha256("\0".join(("conflict", *parts)).encode()).digest()[:16]
 
 
-def _conflict_aside(row: DecisionRow) -> _Aside:
+def _decision_aside(row: DecisionRow, reason: str) -> Aside:
+    raw = ledger_pb2.JournalRecord(decision=ledger_pb2.Decision.FromString(row.record)).SerializeToString()
+    return Aside(hashlib.sha256(raw).digest()[:16], raw, reason)
+
+
+def _outcome_aside(row: OutcomeRow, reason: str) -> Aside:
+    outcome = ledger_pb2.Outcome(
+        tenant=row.tenant,
+        decision_id=row.decision_id,
+        recorded_at_unix_us=row.recorded_at_us,
+        occurred_at_unix_us=row.occurred_at_us,
+        value=row.value,
+        cost=row.cost,
+    )
+    raw = ledger_pb2.JournalRecord(outcome=outcome).SerializeToString()
+    return Aside(hashlib.sha256(raw).digest()[:16], raw, reason)
+
+
+def _conflict_aside(row: DecisionRow) -> Aside:
     record = ledger_pb2.JournalRecord(decision=ledger_pb2.Decision.FromString(row.record))
-    return _Aside(_conflict_fingerprint(row), record.SerializeToString(), CONFLICT)
+    return Aside(_conflict_fingerprint(row), record.SerializeToString(), CONFLICT)
 
 
-def _find(connection: Connection, table: Table, keys: Iterable[Key], columns: Sequence[str] = ()) -> Iterable[Any]:
+def write_counters(connection: Connection, before: dict[str, int], after: dict[str, int]) -> None:
+    """Writes the counters that moved."""
+    changed = [{"b_name": name, "b_value": value} for name, value in after.items() if before[name] != value]
+    if changed:
+        by_name = update(COUNTERS).where(COUNTERS.c.name == bindparam("b_name"))
+        connection.execute(by_name.values(value=bindparam("b_value")), changed)
+
+
+def _find(connection: Connection, table: Table, keys: Iterable[Key], columns: Sequence[str] = ()) -> list[Any]:
     """Gives the rows of a table that stand under these keys."""
+    found: list[Any] = []
     by_tenant: dict[str, list[str]] = {}
     for tenant, decision_id in keys:
         by_tenant.setdefault(tenant, []).append(decision_id)
@@ -270,7 +374,8 @@ def _find(connection: Connection, table: Table, keys: Iterable[Key], columns: Se
     for tenant, ids in by_tenant.items():
         for start in range(0, len(ids), _CHUNK):
             chosen = table.c.decision_id.in_(ids[start : start + _CHUNK])
-            yield from connection.execute(select(*wanted).where(table.c.tenant == tenant, chosen)).all()
+            found += connection.execute(select(*wanted).where(table.c.tenant == tenant, chosen)).all()
+    return found
 
 
 def _delete(connection: Connection, table: Table, key: Key) -> None:

@@ -8,8 +8,9 @@ import hashlib
 import itertools
 import tempfile
 from collections.abc import Iterator, Sequence
+from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 from hypothesis import given, settings
@@ -17,7 +18,9 @@ from hypothesis import strategies as st
 from sqlalchemy import Connection, select
 
 from monitoring.ledger import reading
-from monitoring.ledger.store import Store, open_store
+from monitoring.ledger.aggregates import By, window_totals
+from monitoring.ledger.statistics import Count
+from monitoring.ledger.store import Store, StoreSettings, open_store
 from monitoring.ledger.tables import COUNTERS, DECISIONS, OUTCOMES, SET_ASIDE, SNAPSHOTS
 from monitoring.ledger.writing import CONFLICT
 from services.runtime.database import open_database
@@ -92,23 +95,48 @@ RECORDS = st.lists(st.one_of(decisions(), decisions(), outcomes(), snapshots(), 
 @contextlib.contextmanager
 def an_open_store(folder: str, *, max_set_aside: int = 10_000) -> Iterator[Store]:
     url = f"sqlite:///{folder}/ledger.sqlite"
-    with open_database(url) as database, open_store(database, now_us=lambda: 1, max_set_aside=max_set_aside) as store:
+    settings = StoreSettings(max_set_aside=max_set_aside)
+    with open_database(url) as database, open_store(database, now_us=lambda: 1, settings=settings) as store:
         yield store
 
 
+def totals(connection: Connection, family: str) -> dict[tuple[str, ...], Any]:
+    """The exact part of a family's totals: without what the sketches know, and without cells that are empty again."""
+    found = window_totals(connection, family, by=get_args(By), populations=None)
+    exact = {}
+    for group, one in found.items():
+        statistics = one.statistics
+        counts = statistics.counts.tolist()
+        counts[Count.REPLACED] = 0
+        parts = (counts, statistics.calibration.tolist(), statistics.sums, statistics.outcome_sums)
+        if any(counts):
+            exact[group] = parts
+    return exact
+
+
 def contents(store: Store) -> dict[str, Any]:
-    """All that the ledger holds, but for when and by whom a record was set aside, and its summaries."""
+    """All that the ledger holds, but for when and by whom a record was set aside, and its totals and summaries.
+
+    The numbers of cells depend on what came first, so they are left out; percentiles may know decisions that gave way.
+    """
 
     def question(connection: Connection) -> dict[str, Any]:
-        tables = {
-            table.name: sorted(map(tuple, connection.execute(select(table))))
-            for table in (DECISIONS, SNAPSHOTS, COUNTERS)
+        tables: dict[str, Any] = {
+            table.name: sorted(map(tuple, connection.execute(select(table)))) for table in (SNAPSHOTS, COUNTERS)
         }
+        decided = connection.execute(select(*(column for column in DECISIONS.c if column.name != "cell")))
+        tables[DECISIONS.name] = sorted(map(tuple, decided))
         reported = connection.execute(select(OUTCOMES).order_by(OUTCOMES.c.tenant, OUTCOMES.c.decision_id))
         tables[OUTCOMES.name] = [tuple(row) for row in reported]
         aside = connection.execute(select(SET_ASIDE.c.fingerprint, SET_ASIDE.c.reason))
         tables[SET_ASIDE.name] = sorted(map(tuple, aside))
-        return tables | {family: reading.summarize(connection, family, 0) for family in FAMILIES}
+        tables["totals"] = {family: totals(connection, family) for family in FAMILIES}
+        for family in FAMILIES:
+            tables[family] = summary = reading.summarize(connection, family, 0)
+            for arm in summary.arms:
+                arm.ClearField("p50_ms")
+                arm.ClearField("p99_ms")
+        return tables
 
     return asyncio.run(store.read(question))
 
@@ -161,7 +189,15 @@ def test_the_summary_agrees_with_a_plain_count(records: list[bytes]) -> None:
                 latencies = sorted(entry.decision.latency_us for entry in mine)
                 assert arm.assigned == len(mine) == arm.served + sum(one.count for one in arm.fallbacks)
                 assert arm.served == sum(entry.decision.prediction.fallback == 0 for entry in mine)
-                assert arm.outcomes == sum(entry.HasField("outcome") for entry in mine)
+                usable = [
+                    entry.outcome.value
+                    for entry in mine
+                    if entry.HasField("outcome") and (family == "delivery" or entry.outcome.value in {0.0, 1.0})
+                ]
+                assert arm.outcomes == len(usable)
+                if usable:
+                    exact = sum(map(Fraction, usable)) / len(usable)
+                    assert arm.outcome_mean == float(exact)
                 assert arm.HasField("outcome_mean") == (arm.outcomes > 0)
                 assert arm.p50_ms == latencies[(len(mine) + 1) // 2 - 1] / 1000
                 assert arm.p99_ms == latencies[-1] / 1000  # of fewer than 100

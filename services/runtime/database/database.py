@@ -58,8 +58,14 @@ class Database:
         Raises:
             Unavailable: the database refused (full, read-only, away); the same work may be tried again.
         """
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._writing, lambda: self.write_now(work, *args, **kwargs))
+        return await self.exclusively(lambda: self.write_now(work, *args, **kwargs))
+
+    async def exclusively(self, work: Callable[[], _T]) -> _T:
+        """Does work, which may call `write_now`, in the writer's thread: nothing else is written meanwhile.
+
+        A caller that stops waiting does not end it.
+        """
+        return await asyncio.get_running_loop().run_in_executor(self._writing, work)
 
     def write_now(self, work: Callable[Concatenate[Connection, _P], _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:
         """Does the work of `write` in the calling thread; never call it from two at once."""
