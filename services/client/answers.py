@@ -26,6 +26,13 @@ class FallbackReason(IntEnum):
     ROUTER_AWAY = 8
     """The router itself was away: this client answered with its own copy of the rules."""
     CANCELLED = 9
+    LOW_CONFIDENCE = 10
+    OUT_OF_DISTRIBUTION = 11
+    BREAKER_OPEN = 12
+    CONCURRENCY = 13
+    ALERT = 14
+    COLD_START = 15
+    SHED = 16
 
 
 class AssignmentReason(IntEnum):

@@ -51,9 +51,13 @@ class PermissionDenied(TurnoutError):
 
 
 class ResourceExhausted(TurnoutError):
-    """A bound was reached; the caller may try again later."""
+    """A bound was reached; the caller may try again after `retry_after` seconds."""
 
     code = 8
+
+    def __init__(self, field: str, message: str, retry_after: float = 0.1) -> None:
+        super().__init__(field, message)
+        self.retry_after = retry_after
 
 
 class FailedPrecondition(TurnoutError):
