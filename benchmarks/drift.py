@@ -1,6 +1,6 @@
 """How well drift is found, how rarely it is cried for nothing, and what the monitor weighs.
 
-`python -m benchmarks.drift --runs 200` measures every figure over 200 runs; `turnout bench` takes fewer of the long ones.
+`python -m benchmarks.drift --runs 200` takes 200 runs for every figure; `turnout bench` takes fewer of the long ones.
 """
 
 from __future__ import annotations
@@ -122,7 +122,9 @@ def memory_mb(_: int) -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6
 
 
-def measure(progress: Callable[[str], None], say: Callable[[str], None], long_runs: int = LONG_RUNS) -> Iterator[Figure]:
+def measure(
+    progress: Callable[[str], None], say: Callable[[str], None], long_runs: int = LONG_RUNS
+) -> Iterator[Figure]:
     """Measures all figures; each run has its own seed."""
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(min(2, os.cpu_count() or 1), mp_context=context) as pool:

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from bentos.schema import Category, Number, Schema
+from bentos.thresholds import Thresholds
 from services.runtime.errors import NotFound
 
 RULES: Final = "rules"
@@ -118,7 +119,7 @@ class Family:
     `row` is a NamedTuple type with one float field per feature, in the schema's order: the rules read it by name.
     `confidence` turns a value into a number in [0, 1] whose meaning `confidence_means` states.
     `read_records` reads a data file of past decisions in order of time and refuses a wrong one with
-    `InvalidArgument`, naming the line or column.
+    `InvalidArgument`, naming the line or column. `thresholds` say from where on monitoring raises an alert.
     """
 
     name: str
@@ -134,6 +135,7 @@ class Family:
     confidence: Callable[[float], float]
     confidence_means: str
     read_records: Callable[[Path, Progress], Iterator[Record]] | None = None
+    thresholds: Thresholds = Thresholds()
 
     def __post_init__(self) -> None:
         """Refuses a declaration that contradicts itself."""

@@ -32,10 +32,8 @@ class Thresholds:
     """Decisions whose confidence lies under `low_confidence`."""
     low_confidence: float = 0.6
     """Confidence under which a decision counts as unsure."""
-    mean_confidence: float | None = None
-    """Smallest mean confidence that is fine; None where a family does not say."""
     accuracy: float | None = None
-    """Smallest accuracy that is fine; None compares with the reference only."""
+    """Smallest accuracy that is fine whatever the reference; None compares with the reference only."""
     accuracy_drop: float = 0.03
     """Loss of accuracy against the reference that is still fine."""
     brier_rise: float = 0.02

@@ -8,6 +8,7 @@ from bentos.dispatch.features import ENGINEERED, SCHEMA, DispatchRow
 from bentos.dispatch.records import read_records
 from bentos.dispatch.rules import VERSION, rules
 from bentos.family import Family, Level, Target, TargetKind, Variant
+from bentos.thresholds import Thresholds
 
 _VARIANTS: Final = (
     Variant(
@@ -64,4 +65,12 @@ FAMILY: Final = Family(
     confidence=_confidence,
     confidence_means="Calibrated probability that the predicted label (success from 0.5 on) is right: max(p, 1 - p).",
     read_records=read_records,
+    thresholds=Thresholds(
+        null_rate=0.02,
+        outlier_rate=0.03,
+        schema_violation_rate=0.0,
+        fallback_rate=0.05,
+        low_confidence_rate=0.05,
+        accuracy=0.90,
+    ),
 )

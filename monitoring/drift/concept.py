@@ -1,10 +1,10 @@
 """Online monitor of concept drift: does the outcome still follow from the prediction as it did? Valid at every look.
 
 A shift of the inputs changes which predictions are made and how often they are right; it does not change how often
-the outcome happens where the model says 30 %. So the error rate is not looked at: the monitor learns from its
-first labelled decisions what the probabilities mean (`Recalibration`, learnt anew whenever their number has doubled)
-and then bets that outcomes are more frequent, less frequent, flatter or steeper in the prediction than that, by more than
-the tolerance. Each bet is a likelihood ratio of the outcome against the nearest frequency that would still be fine, so
+the outcome happens where the model says 30 %. So the error rate is not looked at: the monitor learns from its first
+labelled decisions what the probabilities mean (`Recalibration`, learnt anew whenever their number has doubled) and then
+bets that outcomes are more frequent, less frequent, flatter or steeper in the prediction than that, by more than the
+tolerance. Each bet is a likelihood ratio of the outcome against the nearest frequency that would still be fine, so
 its mean is at most 1 for every fine frequency.
 """
 

@@ -137,7 +137,9 @@ class DistributionMonitor:
 
     def results(self) -> tuple[DriftResult, ...]:
         """Gives a result for each column; the p-values hold at every look of the whole run."""
-        reference = Window(min(self.decisions, self.settings.reference), 0, min(self.decisions, self.settings.reference))
+        reference = Window(
+            min(self.decisions, self.settings.reference), 0, min(self.decisions, self.settings.reference)
+        )
         recent = self._recent.sum(axis=0)
         size = int(recent[0].sum())
         current = Window(size, self.decisions - size, self.decisions)

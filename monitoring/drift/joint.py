@@ -1,10 +1,10 @@
 """Joint drift of all features: how they hang together, in constant memory. Valid at every look.
 
 Two features may change their correlation while each keeps its own distribution, and no fixed set of projections finds
-that among a hundred features. So the directions are learnt from the stream: it is cut into stretches, and each stretch is
-looked at along the directions in which the stretch before it differed most from the reference (mean, largest and smallest
-variance after whitening), and by its Mahalanobis distance. A bounded sample of the reference is projected onto the same
-directions, and a `DistributionMonitor` compares. The directions do not depend on what is tested along them.
+that among a hundred features. So the directions are learnt from the stream: it is cut into stretches, and each stretch
+is looked at along the directions in which the stretch before it differed most from the reference (mean, largest and
+smallest variance after whitening), and by its Mahalanobis distance. A bounded sample of the reference is projected onto
+the same directions, and a `DistributionMonitor` compares. The directions do not depend on what is tested along them.
 
 Stretch number k may use alpha / (k (k + 1)), so that all stretches together keep alpha.
 """
@@ -222,7 +222,7 @@ def _whitening(rows: NDArray[np.float32]) -> Floats:
 
 def _scaled(rows: NDArray[np.float32], centre: Floats) -> Floats:
     # A value far out must not decide alone where a row lies.
-    return np.clip(np.nan_to_num((rows - centre[0]) / centre[1], nan=0.0), -_FAR, _FAR)
+    return np.asarray(np.clip(np.nan_to_num((rows - centre[0]) / centre[1], nan=0.0), -_FAR, _FAR))
 
 
 def _directions(moments: Floats) -> Floats:

@@ -98,7 +98,7 @@ class PerformanceMonitor:
 
     @property
     def baseline(self) -> tuple[float, float]:
-        """Mean losses of the reference: error rate and Brier score, or nothing and scaled absolute error; NaN at first."""
+        """Mean losses of the reference: error rate and Brier score, or 0 and scaled absolute error; NaN at first."""
         count = self._sums[0, 0]
         return (math.nan, math.nan) if not count else tuple((self._sums[1] / count).tolist())
 

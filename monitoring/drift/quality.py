@@ -30,7 +30,7 @@ _DOUBT: Final = 1e-4
 
 
 def upper_rate(hits: Floats, trials: float) -> Floats:
-    """Gives an upper bound of a rate that holds with probability 1 - 1e-4 (Clopper and Pearson 1934); 1 without trials."""
+    """Gives a bound of a rate that holds with probability 1 - 1e-4 (Clopper and Pearson 1934); 1 without trials."""
     if trials <= 0:
         return np.ones_like(hits)
     bound = betaincinv(hits + 1, np.maximum(trials - hits, 1e-9), 1 - _DOUBT)
@@ -64,7 +64,7 @@ class QualityMonitor:
         self.decisions = 0
 
     def update(self, rows: NDArray[np.float32], violations: NDArray[np.bool_]) -> None:
-        """Takes decisions in their order: float32 [n, features], NaN for missing, and whether each broke the schema [n]."""
+        """Takes decisions in order: float32 [n, features], NaN for missing, and whether each broke the schema [n]."""
         if rows.ndim != 2 or rows.shape[1] != len(self.names) or violations.shape != rows.shape[:1]:
             raise InvalidArgument("rows", f"rows have {len(self.names)} columns, and one flag each")
         start = 0
@@ -93,7 +93,7 @@ class QualityMonitor:
         columns = len(self.names)
         fences = np.stack((np.full(columns, -np.inf), np.full(columns, np.inf)))
         for column in range(columns):
-            known = self._first[:, column][~np.isnan(self._first[:, column])]
+            known = self._first[:, column][np.isfinite(self._first[:, column])]
             if not len(known):
                 continue
             values, counts = np.unique(known, return_counts=True)

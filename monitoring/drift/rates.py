@@ -112,7 +112,9 @@ class RateMonitor:
         known, sums = self._recent[:, :, 0].sum(axis=0), self._recent[:, :, 1].sum(axis=0)
         span = int(self._stretch.sum())
         p_values = np.exp(self._log_p())
-        return tuple(self._result(i, int(known[i]), float(sums[i]), span, float(p_values[i])) for i in range(len(known)))
+        return tuple(
+            self._result(i, int(known[i]), float(sums[i]), span, float(p_values[i])) for i in range(len(known))
+        )
 
     def _result(self, column: int, known: int, total: float, span: int, p_value: float) -> DriftResult:
         name, limit = self.names[column], float(self.limits[column])

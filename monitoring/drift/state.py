@@ -18,8 +18,8 @@ _MAX_BYTES: Final = 256 * 1024 * 1024
 _KINDS: Final = frozenset({"<f8", "<f4", "<i8", "|u1"})
 
 
-def pack(kind: str, fields: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> bytes:
-    """Packs a state of `kind`: plain fields (anything JSON holds) and numeric arrays."""
+def pack(kind: str, fields: Mapping[str, Any], arrays: Mapping[str, Any]) -> bytes:
+    """Packs a state of `kind`: plain fields (anything JSON holds) and numeric numpy arrays."""
     plain = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
     layout = {name: [array.dtype.str, list(array.shape)] for name, array in plain.items()}
     head = json.dumps({"kind": kind, "fields": dict(fields), "arrays": layout}, separators=(",", ":")).encode()

@@ -44,7 +44,7 @@ class NumberSummary:
     @property
     def rank_error(self) -> float:
         """By how much a rank may be wrong, as a share (with 99 % confidence); 0 while the sketch holds every value."""
-        return float(self.sketch.normalized_rank_error(False)) if self.sketch.is_estimation_mode() else 0.0
+        return float(self.sketch.normalized_rank_error(as_pmf=False)) if self.sketch.is_estimation_mode() else 0.0
 
     def share_upto(self, points: Floats, *, inclusive: bool = True) -> Floats:
         """Gives the share of known values at most each point (under it, when not inclusive)."""
@@ -52,7 +52,7 @@ class NumberSummary:
 
     def quantiles(self, shares: Floats) -> Floats:
         """Gives the values under which these shares of the known values lie."""
-        return np.array(self.sketch.get_quantiles(shares.tolist(), True), dtype=np.float64)
+        return np.array(self.sketch.get_quantiles(shares.tolist(), inclusive=True), dtype=np.float64)
 
     def merge(self, other: NumberSummary) -> NumberSummary:
         """Gives the summary of both windows' values."""
@@ -128,9 +128,7 @@ class WindowSummary:
         if self.features.keys() != other.features.keys() or self.answers.keys() != other.answers.keys():
             raise InvalidArgument("features", "windows of different features cannot be merged")
         mine, theirs = self.window, other.window
-        window = Window(
-            mine.decisions + theirs.decisions, min(mine.start, theirs.start), max(mine.end, theirs.end)
-        )
+        window = Window(mine.decisions + theirs.decisions, min(mine.start, theirs.start), max(mine.end, theirs.end))
         features = {name: _merged(summary, other.features[name]) for name, summary in self.features.items()}
         answers = {name: summary.merge(other.answers[name]) for name, summary in self.answers.items()}
         return WindowSummary(window, features, answers, self.violations + other.violations)

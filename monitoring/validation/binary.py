@@ -6,6 +6,7 @@ loss and squared error, and a table of (number, sum of predictions, sum of outco
 
 from __future__ import annotations
 
+import itertools
 import math
 from dataclasses import dataclass
 from typing import Final
@@ -90,8 +91,8 @@ class BinaryStatistics:
             log_loss_squares=float((losses**2).sum()),
             brier_squares=float((errors**2).sum()),
             counts=np.bincount(places, minlength=bins).astype(np.float64),
-            predictions=np.bincount(places, weights=p, minlength=bins),
-            outcomes=np.bincount(places, weights=y, minlength=bins),
+            predictions=np.bincount(places, weights=p, minlength=bins).astype(np.float64),
+            outcomes=np.bincount(places, weights=y, minlength=bins).astype(np.float64),
         )
 
     @property
@@ -240,7 +241,7 @@ def _table(statistics: BinaryStatistics, confidence: float) -> tuple[Calibration
     bins = len(statistics.counts)
     edges = np.linspace(0, bins, min(_TABLE, bins) + 1).round().astype(np.int64)
     rows = []
-    for first, last in zip(edges[:-1], edges[1:], strict=True):
+    for first, last in itertools.pairwise(edges):
         count = float(statistics.counts[first:last].sum())
         observed = wilson(float(statistics.outcomes[first:last].sum()), count, confidence)
         if observed is not None:

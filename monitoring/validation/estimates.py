@@ -42,7 +42,12 @@ class Quality(Enum):
     NOT_ENOUGH_DATA = "not enough data"
 
 
-_LEVELS: Final = ((0.95, Quality.EXCELLENT), (0.85, Quality.GOOD), (0.70, Quality.ACCEPTABLE), (-math.inf, Quality.POOR))
+_LEVELS: Final = (
+    (0.95, Quality.EXCELLENT),
+    (0.85, Quality.GOOD),
+    (0.70, Quality.ACCEPTABLE),
+    (-math.inf, Quality.POOR),
+)
 
 
 def quality(estimate: Estimate | None, decisions: int) -> Quality:

@@ -46,9 +46,7 @@ class RankingStatistics:
 
     def merge(self, other: RankingStatistics) -> RankingStatistics:
         """Gives the statistics of both."""
-        return RankingStatistics(
-            self.rankings + other.rankings, self.total + other.total, self.squares + other.squares
-        )
+        return RankingStatistics(self.rankings + other.rankings, self.total + other.total, self.squares + other.squares)
 
 
 @dataclass(frozen=True, slots=True)

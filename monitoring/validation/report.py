@@ -36,7 +36,7 @@ class Distribution:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VariantWindow:
-    """What is known of one variant in one window; all statistics can be added up, so that windows may be of any length."""
+    """What is known of one variant in one window; statistics can be added up, so a window may have any length."""
 
     variant: str
     window: Window
@@ -93,9 +93,7 @@ def distribution(summary: NumberSummary) -> Distribution:
         return Distribution(0, summary.missing, math.nan, math.nan, ())
     values = summary.quantiles(np.array(_SHARES))
     low, high = float(summary.sketch.get_min_value()), float(summary.sketch.get_max_value())
-    return Distribution(
-        summary.known, summary.missing, low, high, tuple(zip(_SHARES, map(float, values), strict=True))
-    )
+    return Distribution(summary.known, summary.missing, low, high, tuple(zip(_SHARES, map(float, values), strict=True)))
 
 
 def accuracy_change(past: BinaryStatistics, now: BinaryStatistics, confidence: float = CONFIDENCE) -> Estimate | None:
