@@ -108,6 +108,7 @@ class Record(NamedTuple):
     outcome: float
 
 
+_ANY_FAMILY: Final = Thresholds()
 Progress = Callable[[int, int], None]
 """Called with (bytes read, bytes in all) while a file is read."""
 
@@ -135,7 +136,7 @@ class Family:
     confidence: Callable[[float], float]
     confidence_means: str
     read_records: Callable[[Path, Progress], Iterator[Record]] | None = None
-    thresholds: Thresholds = Thresholds()
+    thresholds: Thresholds = _ANY_FAMILY
 
     def __post_init__(self) -> None:
         """Refuses a declaration that contradicts itself."""
