@@ -54,9 +54,8 @@ def replay(
 def replay_decisions(hub: Hub, request: ledger_pb2.ListDecisionsRequest, step: Step) -> ReplayReport:
     """Replays what the ledger lists."""
     from router.replay import replay as replay_entries
-    from services.runtime.experiment import Experiment
 
-    snapshots = {shot.digest: Experiment.from_canonical(shot.canonical_json) for shot in hub.snapshots(request.family)}
+    snapshots = hub.snapshots(request.family)
 
     def decisions() -> Iterator[ledger_pb2.Decision]:
         for count, entry in enumerate(hub.decisions(request), start=1):
@@ -79,6 +78,7 @@ def as_dict(report: ReplayReport) -> dict[str, Any]:
         "without_experiment": report.without_experiment,
         "not_replayed": report.not_replayed,
         "missing_snapshots": {f"{digest:016x}": count for digest, count in report.missing_snapshots.items()},
+        "other_schema": report.other_schema,
         "differences": [asdict(difference) for difference in report.differences],
     }
 

@@ -60,5 +60,8 @@ class _Call:
     tenant = "default"
     peer = "test"
 
+    def metadata(self) -> dict[str, str]:
+        return {}
+
     def time_left(self) -> float | None:
         return None

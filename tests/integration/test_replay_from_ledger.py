@@ -11,7 +11,6 @@ from prometheus_client import CollectorRegistry
 
 from router.replay import replay
 from services.hub.bootstrap import running as hub_running
-from services.runtime.experiment import Experiment
 from tests.integration.batches import answers, batch
 from tests.integration.platform_under_test import ROW, Platform, experiment, platform
 from turnout.v1 import ledger_pb2, prediction_pb2
@@ -31,7 +30,7 @@ STRATEGIES: dict[str, dict[str, Any]] = {
 }
 
 
-async def listed(address: str) -> tuple[list[ledger_pb2.Decision], dict[int, Experiment]]:
+async def listed(address: str) -> tuple[list[ledger_pb2.Decision], list[ledger_pb2.ExperimentSnapshot]]:
     """Gives everything that the ledger holds."""
     async with grpc.aio.insecure_channel(address) as channel:
         decisions: Any = channel.unary_stream(
@@ -47,7 +46,7 @@ async def listed(address: str) -> tuple[list[ledger_pb2.Decision], dict[int, Exp
         pages = decisions(ledger_pb2.ListDecisionsRequest(), timeout=20)
         found = [entry.decision async for page in pages for entry in page.entries]
         shots = await snapshots(ledger_pb2.ListSnapshotsRequest(), timeout=20)
-    return found, {shot.digest: Experiment.from_canonical(shot.canonical_json) for shot in shots.snapshots}
+    return found, list(shots.snapshots)
 
 
 def rows(batch_number: int) -> list[prediction_pb2.PredictRequest]:

@@ -39,6 +39,9 @@ class FakeCall:
     tenant: str = "default"
     peer: str = "ipv4:127.0.0.1:1"
 
+    def metadata(self) -> dict[str, str]:
+        return {}
+
     def time_left(self) -> float | None:
         """Seconds until the deadline."""
         return self.left

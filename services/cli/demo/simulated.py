@@ -32,6 +32,10 @@ class LocalCall:
     def __init__(self, seconds: float) -> None:
         self._until = time.monotonic() + seconds
 
+    def metadata(self) -> dict[str, str]:
+        """Nothing."""
+        return {}
+
     def time_left(self) -> float | None:
         """Seconds until the caller's deadline."""
         return self._until - time.monotonic()

@@ -11,7 +11,6 @@ from router.replay import replay
 from services.cli.demo.plan import FAMILY, LEDGER_SECONDS, Verification
 from services.cli.demo.tally import Tally
 from services.cli.hub import Hub
-from services.runtime.experiment import Experiment
 from turnout.v1 import ledger_pb2, prediction_pb2
 
 _POLL_SECONDS: Final = 0.1
@@ -27,8 +26,7 @@ def verify(hub: Hub, tally: Tally) -> Verification:
             seen[entry.decision.decision_id] += 1
             yield entry.decision
 
-    snapshots = {shot.digest: Experiment.from_canonical(shot.canonical_json) for shot in hub.snapshots(FAMILY)}
-    report = replay(decisions(), snapshots)
+    report = replay(decisions(), hub.snapshots(FAMILY))
     return Verification(
         arms={arm.arm: _arm(arm) for arm in summary.arms},
         decisions=summary.decisions,
