@@ -12,6 +12,7 @@ from pydantic_core import PydanticCustomError
 
 from services.runtime.experiment import Experiment, FamilyName, Frozen, Layer, Name
 from services.runtime.experiment_set import SetError, check_set
+from services.runtime.monitoring_config import MonitoringSettings
 from services.runtime.policy import Policy, RateLimitList
 
 MAX_BYTES: Final = 1 << 20
@@ -43,6 +44,9 @@ TcpAddress = Annotated[
     Field(pattern=r"^[A-Za-z0-9_.\-\[\]:]{1,253}:\d{1,5}$"),
     AfterValidator(_port_exists),
 ]
+
+
+HostName = Annotated[str, Field(pattern=r"^[A-Za-z0-9.\-]{1,253}$")]
 
 
 class ConfigError(Exception):
@@ -112,13 +116,35 @@ class RouterConfig(Listen):
     """Decisions kept in memory to answer a repeated id and to know an outcome's decision."""
 
 
+class RetentionConfig(Frozen):
+    """How long the ledger keeps what; windows of days are kept for ever."""
+
+    raw_days: int = Field(default=90, ge=30, le=3650)
+    """Days after which a decision and its outcome are removed."""
+    max_decisions: int = Field(default=0, ge=0, le=10**12)
+    """Decisions kept at most, the oldest go first, even those that wait for outcomes; 0: no bound."""
+    max_bytes: int = Field(default=0, ge=0, le=1 << 50)
+    """About how many bytes decisions take at most, likewise; 0: no bound."""
+    minute_days: int = Field(default=2, ge=1, le=30)
+    """Days for which totals are kept by the minute."""
+    hour_days: int = Field(default=90, ge=2, le=3650)
+    """Days for which totals and features are kept by the hour."""
+    feature_minute_hours: int = Field(default=6, ge=2, le=720)
+    """Hours for which features are kept by the minute."""
+
+
 class HubConfig(Listen):
     """The hub."""
 
     grpc: Address = "127.0.0.1:8003"
     metrics: TcpAddress = "127.0.0.1:8004"
+    http: TcpAddress = "127.0.0.1:8000"
+    """JSON, and the OpenAPI document."""
+    http_hosts: tuple[HostName, ...] = Field(default=(), max_length=16)
+    """Names by which browsers and programs reach it, besides those of loopback; others are refused."""
     database_url: Annotated[SecretStr, AfterValidator(_known_database)] = SecretStr("")
     """`sqlite:////PATH` or `postgresql://USER:PASSWORD@HOST/NAME`; empty: a SQLite file under `home`."""
+    retention: RetentionConfig = RetentionConfig()
 
 
 class Tenant(Frozen):
@@ -137,6 +163,8 @@ class Config(Frozen):
     home: Path = Path(".turnout")
     router: RouterConfig = RouterConfig()
     hub: HubConfig = HubConfig()
+    monitoring: MonitoringSettings = MonitoringSettings()
+    """The first settings of monitoring; see `services.runtime.monitoring_config`."""
     tenants: dict[Name, Tenant] = Field(default_factory=dict, max_length=10_000)
     """Empty: no credential is asked for, everybody is tenant "default", and only loopback is listened on."""
     operator_token_sha256: str | None = Field(default=None, pattern=r"^[0-9a-f]{64}$")
@@ -181,9 +209,9 @@ class Config(Frozen):
             for process, address in (("router", self.router.grpc), ("hub", self.hub.grpc)):
                 if not is_loopback(address):
                     raise _at((process, "grpc"), f"{address} is open to others: declare tenants with tokens first")
-        if self.operator_token_sha256 is None and not is_loopback(self.hub.grpc):
-            message = f"{self.hub.grpc} is open to others: declare operator_token_sha256 first"
-            raise _at(("hub", "grpc"), message)
+        for name, address in (("grpc", self.hub.grpc), ("http", self.hub.http)):
+            if self.operator_token_sha256 is None and not is_loopback(address):
+                raise _at(("hub", name), f"{address} is open to others: declare operator_token_sha256 first")
         return self
 
     @model_validator(mode="after")

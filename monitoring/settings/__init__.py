@@ -1,0 +1,1 @@
+"""The settings of monitoring: in force, changed at run time, and their history."""
