@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from tests.chaos import single_faults
+from tests.chaos import durability, kills, single_faults
 
-CASES = [*single_faults.CASES]
+CASES = [*single_faults.CASES, *durability.CASES, *kills.CASES]

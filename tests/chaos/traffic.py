@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
+import re
 import threading
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,7 +20,7 @@ from turnout.v1 import prediction_pb2
 DEADLINE_SECONDS = 0.5
 GRACE_SECONDS = 0.005
 GIVE_UP_SECONDS = 10.0
-RETRY_SECONDS = 0.02
+RETRY_SECONDS = 0.05
 RETRY_FOR_SECONDS = 60.0
 MOST_UNDER_WAY = 512
 STALL_SECONDS = 0.02
@@ -102,6 +104,8 @@ class Traffic:
     by_model: list[float] = field(default_factory=list)
     """When the model answered."""
     channels: dict[str, grpc.aio.Channel] = field(default_factory=dict)
+    numbers: Iterator[int] = field(default_factory=itertools.count)
+    """Of the calls; several runs share them."""
 
     async def run(
         self,
@@ -115,14 +119,14 @@ class Traffic:
         """Makes the calls at a steady rate; at shares of them (0 to 1) does what `at` says."""
         events = sorted((at or {}).items())
         under_way: set[asyncio.Task[None]] = set()
-        started, first = time.monotonic(), self.calls
+        started = time.monotonic()
         for number in range(calls):
             while events and number >= events[0][0] * calls:
                 await events.pop(0)[1]()
             await asyncio.sleep(max(0.0, started + number / rate - time.monotonic()))
             while len(under_way) >= MOST_UNDER_WAY:
                 await asyncio.wait(under_way, return_when=asyncio.FIRST_COMPLETED)
-            task = asyncio.create_task(self._call(addresses, f"{self.prefix}-{first + number}", retry=retry))
+            task = asyncio.create_task(self._call(addresses, f"{self.prefix}-{next(self.numbers)}", retry=retry))
             under_way.add(task)
             task.add_done_callback(under_way.discard)
         if under_way:
@@ -154,7 +158,8 @@ class Traffic:
                     attempt += 1
                     await asyncio.sleep(RETRY_SECONDS)
                     continue
-                self.errors[f"{error.code().name} ({(error.details() or '')[:160]})"] += 1
+                details = re.sub(r"\d+|'[^']*'", "…", error.details() or "")
+                self.errors[f"{error.code().name} ({details[:160]})"] += 1
             except TimeoutError:
                 self.errors["no answer"] += 1
             else:
