@@ -6,6 +6,7 @@ from typing import Final
 
 from prometheus_client import CollectorRegistry, Counter, Histogram
 
+from monitoring.ledger.upkeep import Step
 from monitoring.ledger.writing import Appended
 
 _BUCKETS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
@@ -32,6 +33,20 @@ class LedgerMetrics:
         self._append = Histogram(
             "ledger_append_seconds", "Time to store a batch durably.", buckets=_BUCKETS, registry=registry
         )
+
+        self._rolled = Counter(
+            "ledger_windows_made", "Windows of hours and days that were added up.", registry=registry
+        )
+        self._dropped = Counter(
+            "ledger_windows_dropped", "Windows past their time that were removed.", registry=registry
+        )
+        self._pruned = Counter("ledger_decisions_pruned", "Decisions that retention removed.", registry=registry)
+
+    def stepped(self, step: Step) -> None:
+        """Counts a step of upkeep."""
+        self._rolled.inc(step.rolled)
+        self._dropped.inc(step.dropped)
+        self._pruned.inc(step.pruned)
 
     def appended(self, result: Appended, seconds: float) -> None:
         """Counts one stored batch; safe to call from any thread."""

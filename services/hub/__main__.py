@@ -14,6 +14,7 @@ from prometheus_client import CollectorRegistry, ProcessCollector, start_http_se
 from services.hub.bootstrap import running
 from services.runtime.config import ConfigError, read_config
 from services.runtime.database import DatabaseUnusable
+from services.runtime.errors import Unavailable
 from services.runtime.logs import configure_logs
 from services.runtime.serving import announce, until_signalled
 
@@ -51,7 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     configure_logs("hub")
     try:
         asyncio.run(run(options.config))
-    except (ConfigError, DatabaseUnusable, OSError) as error:
+    except (ConfigError, DatabaseUnusable, Unavailable, OSError) as error:
         sys.stderr.write(f"hub: {error}\n")
         return _WRONG
     return 0

@@ -13,9 +13,11 @@ import grpc
 from prometheus_client import CollectorRegistry
 from sqlalchemy import URL
 
+from monitoring.ledger.keeping_up import keeping_up
 from monitoring.ledger.metrics import LedgerMetrics
+from monitoring.ledger.retention import Retention
 from monitoring.ledger.service import LedgerService
-from monitoring.ledger.store import Store, open_store
+from monitoring.ledger.store import Store, StoreSettings, open_store
 from services.control.file import ExperimentFile
 from services.control.service import ExperimentService
 from services.hub.dry_run import decide
@@ -31,6 +33,8 @@ OPERATOR: Final = "operator"
 """Who acts, in the audit log, when an operator's token is asked for."""
 _LEDGER: Final = ledger_pb2.DESCRIPTOR.services_by_name["LedgerService"]
 _EXPERIMENTS: Final = experiment_pb2.DESCRIPTOR.services_by_name["ExperimentService"]
+UPKEEP_SECONDS: Final = 10.0
+"""Between two looks at whether the ledger has something to add up or to remove."""
 _LEDGER_CALLS: Final = 16
 """Ledger calls under way; a batch has at most 16 MiB, so they hold at most 256 MiB."""
 _EXPERIMENT_CALLS: Final = 64
@@ -72,10 +76,11 @@ async def running(
     token = config.operator_token_sha256
     identify: Identify = by_token({OPERATOR: token}) if token else everybody
     metrics = LedgerMetrics(registry)
+    settings = StoreSettings(retention=Retention(**config.hub.retention.model_dump()))
     experiments = ExperimentService(ExperimentFile(config_path, clock=clock), decide, now_us=now_us)
     with (
         open_database(_database_url(config), clock=clock) as database,
-        open_store(database, now_us=now_us, clock=clock, appended=metrics.appended) as store,
+        open_store(database, now_us=now_us, clock=clock, settings=settings, appended=metrics.appended) as store,
     ):
 
         def handlers(server: Server) -> list[grpc.GenericRpcHandler]:
@@ -86,7 +91,10 @@ async def running(
             ]
 
         # Routers keep one connection for as long as they live, and their batches have up to 16 MiB.
-        async with serving(handlers, config.hub.grpc, options=BACKEND_OPTIONS, drain_seconds=drain_seconds) as server:
+        async with (
+            keeping_up(store, pause_seconds=UPKEEP_SECONDS, stepped=metrics.stepped),
+            serving(handlers, config.hub.grpc, options=BACKEND_OPTIONS, drain_seconds=drain_seconds) as server,
+        ):
             for service in (_LEDGER, _EXPERIMENTS):
                 await server.set_serving(service.full_name, serving=True)
             yield Hub(server, database, store)

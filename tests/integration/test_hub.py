@@ -103,13 +103,21 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
+@pytest.fixture
+def either(tmp_path: Path, database_url: str) -> Path:
+    """As `folder`, with the ledger once in SQLite and once in PostgreSQL."""
+    text = CONFIG.replace('metrics: "127.0.0.1:0"', f'metrics: "127.0.0.1:0", database_url: "{database_url}"')
+    (tmp_path / "turnout.yaml").write_text(text)
+    return tmp_path
+
+
 def a_decision(number: int, *, features: int = 8, family: str = "dispatch") -> bytes:
     decision_id = f"d-{number:06d}"
     decision = ledger_pb2.Decision(
         decision_id=decision_id,
         tenant="city",
         family=family,
-        assigned_at_unix_us=number,
+        assigned_at_unix_us=NOW_US + number,
         features=b"f" * features,
         latency_us=1000 * (number + 1),
         prediction=prediction_pb2.PredictResponse(
@@ -131,13 +139,13 @@ def append(*records: bytes) -> ledger_pb2.AppendRecordsRequest:
     return ledger_pb2.AppendRecordsRequest(records=records, router="router-1")
 
 
-async def test_what_was_confirmed_is_there_after_a_restart(folder: Path) -> None:
+async def test_what_was_confirmed_is_there_after_a_restart(either: Path) -> None:
     """Decisions and outcomes, some of them before their decision, are joined, listed and counted by a second hub."""
-    async with hub(folder) as caller:
+    async with hub(either) as caller:
         early = await caller.ask(append(an_outcome(0, 1), an_outcome(9, 1), b"\xff"))
         assert (early.stored, early.duplicates, early.set_aside) == (2, 0, 1)
         await caller.ask(append(*(a_decision(number) for number in range(4)), an_outcome(2, 0)))
-    async with hub(folder) as caller:
+    async with hub(either) as caller:
         again = await caller.ask(append(a_decision(0), an_outcome(0, 1), b"\xff"))
         assert (again.stored, again.duplicates, again.set_aside) == (0, 3, 0)
         found = await caller.ask(ledger_pb2.FindDecisionsRequest(tenant="city", decision_ids=["d-000001", "nobody"]))
@@ -150,16 +158,16 @@ async def test_what_was_confirmed_is_there_after_a_restart(folder: Path) -> None
         assert (rules.arm, rules.assigned, rules.served, rules.outcomes) == ("rules", 2, 2, 0)
         assert not rules.HasField("outcome_mean")
         assert (xgb.assigned, xgb.outcomes, xgb.outcome_mean, xgb.p50_ms, xgb.p99_ms) == (2, 2, 0.5, 1.0, 3.0)
-        (page,) = await caller.pages(ledger_pb2.ListDecisionsRequest(family="dispatch", since_unix_us=1))
+        (page,) = await caller.pages(ledger_pb2.ListDecisionsRequest(family="dispatch", since_unix_us=NOW_US + 1))
         assert [entry.decision.decision_id for entry in page.entries] == ["d-000001", "d-000002", "d-000003"]
         assert [entry.HasField("outcome") for entry in page.entries] == [False, True, False]
         (one,) = await caller.pages(ledger_pb2.ListDecisionsRequest(decision_id="d-000002"))
         assert one.entries[0].decision == ledger_pb2.JournalRecord.FromString(a_decision(2)).decision
 
 
-async def test_a_long_listing_comes_in_bounded_pages(folder: Path) -> None:
+async def test_a_long_listing_comes_in_bounded_pages(either: Path) -> None:
     """No page has over 500 entries or over 1 MiB; together they hold every decision once, in order."""
-    async with hub(folder) as caller:
+    async with hub(either) as caller:
         await caller.ask(append(*(a_decision(number) for number in range(1200))))
         await caller.ask(append(*(a_decision(number, features=200_000) for number in range(1200, 1212))))
         pages = await caller.pages(ledger_pb2.ListDecisionsRequest())
@@ -170,7 +178,7 @@ async def test_a_long_listing_comes_in_bounded_pages(folder: Path) -> None:
         assert [len(page.entries) for page in limited] == [500, 1]
 
 
-async def test_snapshots_are_listed_once_each(folder: Path) -> None:
+async def test_snapshots_are_listed_once_each(either: Path) -> None:
     """Three routers that apply the same experiment leave one snapshot: the earliest."""
 
     def snapshot(router: str, at: int, family: str = "dispatch") -> bytes:
@@ -181,7 +189,7 @@ async def test_snapshots_are_listed_once_each(folder: Path) -> None:
         )
         return ledger_pb2.JournalRecord(snapshot=value).SerializeToString()
 
-    async with hub(folder) as caller:
+    async with hub(either) as caller:
         reply = await caller.ask(
             append(snapshot("r2", 8), snapshot("r1", 7), snapshot("r3", 9), snapshot("r1", 1, "x"))
         )
@@ -192,7 +200,7 @@ async def test_snapshots_are_listed_once_each(folder: Path) -> None:
         assert len((await caller.ask(ledger_pb2.ListSnapshotsRequest())).snapshots) == 2
 
 
-async def test_every_bound_of_the_ledger_names_its_field(folder: Path) -> None:
+async def test_every_bound_of_the_ledger_names_its_field(either: Path) -> None:
     """A request over a bound is refused as a whole with INVALID_ARGUMENT."""
     wrong: list[tuple[Message, str]] = [
         (append(*[b""] * 5001), "records"),
@@ -201,13 +209,14 @@ async def test_every_bound_of_the_ledger_names_its_field(folder: Path) -> None:
         (ledger_pb2.FindDecisionsRequest(tenant="t", decision_ids=["a"] * 1001), "decision_ids"),
         (ledger_pb2.FindDecisionsRequest(tenant="t", decision_ids=["a", "b" * 129]), "decision_ids[1]"),
         (ledger_pb2.ListDecisionsRequest(since_unix_us=-1), "since_unix_us"),
+        (ledger_pb2.ListDecisionsRequest(until_unix_us=-1), "until_unix_us"),
         (ledger_pb2.ListDecisionsRequest(decision_id="d" * 129), "decision_id"),
         (ledger_pb2.ListDecisionsRequest(family="f" * 1025), "family"),
         (ledger_pb2.ListSnapshotsRequest(family="a\0b"), "family"),
         (ledger_pb2.SummarizeArmsRequest(), "family"),
         (ledger_pb2.SummarizeArmsRequest(family="dispatch", since_unix_us=-1), "since_unix_us"),
     ]
-    async with hub(folder) as caller:
+    async with hub(either) as caller:
         for request, field in wrong:
             code, at_fault, _ = await caller.refused(request)
             assert (code, at_fault) == (grpc.StatusCode.INVALID_ARGUMENT, field)
@@ -215,16 +224,16 @@ async def test_every_bound_of_the_ledger_names_its_field(folder: Path) -> None:
         assert (summary.decisions, summary.set_aside) == (0, 0)
 
 
-async def test_a_full_batch_of_large_records_fits(folder: Path) -> None:
+async def test_a_full_batch_of_large_records_fits(either: Path) -> None:
     """Routers may send up to 16 MiB at once, far over the limit of other servers."""
-    async with hub(folder) as caller:
+    async with hub(either) as caller:
         reply = await caller.ask(append(*(a_decision(number, features=2000) for number in range(5000))))
         assert reply.stored == 5000
 
 
-async def test_metrics_tell_what_became_of_the_records(folder: Path) -> None:
+async def test_metrics_tell_what_became_of_the_records(either: Path) -> None:
     """Each record moves exactly one counter."""
-    async with hub(folder) as caller:
+    async with hub(either) as caller:
         await caller.ask(append(a_decision(0), an_outcome(0, 1), an_outcome(7, 1), b"\xff"))
         await caller.ask(append(a_decision(0), an_outcome(0, 1)))
         value: Callable[..., float | None] = caller.registry.get_sample_value
