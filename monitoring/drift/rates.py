@@ -24,7 +24,7 @@ from services.runtime.errors import InvalidArgument
 
 BLOCK: Final = 64
 RECENT: Final = 1_000
-_SMALLEST: Final = 1e-6
+_SMALLEST: Final = 1e-15
 """Stands for a limit of 0: the first occurrence then settles it."""
 _STEPS: Final = (0.02, 0.05, 0.1, 0.25, 0.5)
 """The bets: means that lie by these shares of the way between the limit and 1 above the limit."""
