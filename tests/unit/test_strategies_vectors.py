@@ -8,6 +8,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
+from collections.abc import Callable
 from datetime import datetime, timedelta
 from decimal import Decimal, localcontext
 from fractions import Fraction
@@ -19,8 +20,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from router.strategies import assign, compile_experiment
-from services.runtime.experiment import Experiment
+from router.strategies import Assignment, assign, compile_experiment
+from router.strategies.family import FamilyExperiments, compile_family
+from services.runtime.experiment import Experiment, Layer
+from services.runtime.targeting import Row
 
 PUBLISHED = json.loads((Path(__file__).parents[2] / "docs" / "assignment-vectors.json").read_text(encoding="utf-8"))
 REASONS = {"random": "HASH", "weighted": "HASH", "round_robin": "ROTATION", "time": "BLOCK"}
@@ -43,10 +46,26 @@ class Page:
         self.text = canonical
         self.form: dict[str, Any] = json.loads(canonical)
         self.key = hashlib.blake2b(self.form["salt"].encode()).digest()
-        arms = {arm["name"]: Fraction(str(arm["weight"])) for arm in self.form["arms"]}
+        self.arms = {arm["name"]: Fraction(str(arm["weight"])) for arm in self.form["arms"]}
         self.variants = {arm["name"]: arm["variant"] for arm in self.form["arms"]}
+        self.held = Fraction(str(self.form.get("hold_out_percent", 0))) / 100
+        self.own_digest = hashlib.sha256(canonical.encode()).hexdigest()[:16]
+        self.at_stage(-1)
+
+    def at_stage(self, second: int) -> None:
+        """The weights that hold at a second."""
+        arms = dict(self.arms)
+        ramp = self.form.get("ramp", {"starts_at_unix_s": 0, "steps": []})
+        for step in ramp["steps"]:
+            if ramp["starts_at_unix_s"] + step["after_seconds"] <= second:
+                arms = self.arms | {name: Fraction(str(weight)) for name, weight in step["weights"].items()}
         self.weights = {name: weight for name, weight in arms.items() if weight}
         self.total = sum(self.weights.values(), Fraction(0))
+
+    def bucket(self, kind: bytes, tenant: str, unit_id: str, decision_id: str) -> int:
+        subject = b"u" + self.framed(tenant) + unit_id.encode() if unit_id else b""
+        subject = subject or b"d" + self.framed(tenant) + decision_id.encode()
+        return self.hash(kind + subject) * 10_000 // 2**64
 
     def hash(self, message: bytes) -> int:
         return int(hashlib.blake2b(message, key=self.key, digest_size=8).hexdigest(), 16)
@@ -106,30 +125,132 @@ class Page:
         self, *, unit_id: str, decision_id: str, tenant: str, region: str, at_unix_us: int, sequence: int
     ) -> dict[str, Any]:
         kind = self.form["strategy"]["kind"]
-        weights = dict.fromkeys(self.weights, Fraction(1)) if kind == "random" else self.weights
-        burn_in = False
-        if self.form.get("paused"):
-            arm, propensity = self.form["champion"], Fraction(1)
-        elif kind == "time":
-            arm, propensity, burn_in = self.timed(tenant, region, at_unix_us // 10**6)
-        elif kind == "round_robin":
-            arm = self.rotated(sequence)
-            propensity = weights[arm] / self.total
+        self.at_stage(at_unix_us // 10**6)
+        burn_in, position = False, 0
+        champion = self.form["champion"]
+        if "winner" in self.form:
+            arm, propensity, reason = self.form["winner"], Fraction(1), "CONCLUDED"
+        elif self.form.get("paused"):
+            arm, propensity, reason = champion, Fraction(1), "PAUSED"
+        elif unit_id in self.form.get("overrides", {}):
+            arm, propensity, reason = self.form["overrides"][unit_id], Fraction(1), "OVERRIDE"
         else:
-            subject = b"u" + self.framed(tenant) + unit_id.encode() if unit_id else b""
-            subject = subject or b"d" + self.framed(tenant) + decision_id.encode()
-            arm = self.race(self.hash(subject), weights)
-            propensity = weights[arm] / sum(weights.values())
+            held = self.bucket(b"h", tenant, unit_id, decision_id) < self.held * 10_000
+            arm, share, burn_in = self.choose(
+                kind,
+                unit_id=unit_id,
+                decision_id=decision_id,
+                tenant=tenant,
+                region=region,
+                at_unix_us=at_unix_us,
+                sequence=sequence,
+            )
+            if held:
+                share = self.share_of(champion, kind, arm)
+                arm, reason, burn_in = champion, "HOLD_OUT", False
+            else:
+                reason, position = REASONS[kind], sequence if kind == "round_robin" else 0
+            propensity = (1 - self.held) * share + (self.held if arm == champion else 0)
         return {
             "arm": arm,
             "variant": self.variants[arm],
             "propensity": float(propensity),
-            "reason": "PAUSED" if self.form.get("paused") else REASONS[kind],
+            "reason": reason,
             "revision": self.form["revision"],
-            "snapshot_digest": hashlib.sha256(self.text.encode()).hexdigest()[:16],
-            "sequence": sequence if kind == "round_robin" and not self.form.get("paused") else 0,
+            "snapshot_digest": self.own_digest,
+            "sequence": position,
             "burn_in": burn_in,
             "experiment": self.form["name"],
+        }
+
+    def choose(
+        self, kind: str, *, unit_id: str, decision_id: str, tenant: str, region: str, at_unix_us: int, sequence: int
+    ) -> tuple[str, Fraction, bool]:
+        """Arm, its share, and whether a block is burning in."""
+        if kind == "time":
+            return self.timed(tenant, region, at_unix_us // 10**6)
+        if kind == "round_robin":
+            arm = self.rotated(sequence)
+            return arm, self.weights[arm] / self.total, False
+        weights = dict.fromkeys(self.weights, Fraction(1)) if kind == "random" else self.weights
+        subject = b"u" + self.framed(tenant) + unit_id.encode() if unit_id else b""
+        subject = subject or b"d" + self.framed(tenant) + decision_id.encode()
+        arm = self.race(self.hash(subject), weights)
+        return arm, weights[arm] / sum(weights.values()), False
+
+    def share_of(self, arm: str, kind: str, chosen: str) -> Fraction:
+        """With which probability the strategy gives an arm, now."""
+        strategy = self.form["strategy"]
+        if strategy.get("assignment") == "timetable":
+            return Fraction(arm == chosen)
+        if arm not in self.weights:
+            return Fraction(0)
+        if kind == "random" or strategy.get("assignment") == "alternating":
+            return Fraction(1, len(self.weights))
+        return self.weights[arm] / self.total
+
+
+CONDITIONS: dict[str, Callable[[dict[str, Any]], bool | None]] = {
+    'numbers["severity"] > 4.0': lambda seen: seen["numbers"].get("severity", 0) > 4,
+    'metadata["channel"] == "beta"': lambda seen: seen["metadata"].get("channel") == "beta",
+}
+"""The conditions of the published sets, put by hand; what cannot be evaluated does not hold."""
+
+
+class PageSet:
+    """docs/assignment.md, section 8."""
+
+    def __init__(self, family: str, canonicals: list[str], layers: dict[str, Any]) -> None:
+        self.pages = [Page(canonical) for canonical in canonicals]
+        self.layers = layers
+        needed = {}
+        for page in self.pages:
+            part = page.form.get("layer")
+            while part:
+                needed[part["layer"]] = layers[part["layer"]]
+                part = layers[part["layer"]]["within"]
+        form = {
+            "family": family,
+            "experiments": {page.form["name"]: page.own_digest for page in self.pages},
+            "layers": needed,
+        }
+        canonical = json.dumps(form, sort_keys=True, separators=(",", ":"))
+        self.digest = hashlib.sha256(canonical.encode()).hexdigest()[:16]
+
+    def inside(self, part: dict[str, Any] | None, tenant: str, unit_id: str, decision_id: str) -> bool:
+        if part is None:
+            return True
+        layer = self.layers[part["layer"]]
+        dealer = Page.__new__(Page)
+        dealer.key = hashlib.blake2b(layer["salt"].encode()).digest()
+        bucket = dealer.bucket(b"l", tenant, unit_id, decision_id)
+        within = part["start"] <= bucket < part["end"]
+        return within and self.inside(layer["within"], tenant, unit_id, decision_id)
+
+    def assign(self, *, numbers: dict[str, float], metadata: dict[str, str], **arguments: Any) -> dict[str, Any]:
+        tenant = arguments["tenant"]
+        order = sorted(
+            self.pages,
+            key=lambda page: ("tenant" not in page.form, -page.form.get("priority", 0), page.form["name"]),
+        )
+        for page in order:
+            when = page.form.get("when")
+            if (
+                page.form.get("tenant", tenant) == tenant
+                and self.inside(page.form.get("layer"), tenant, arguments["unit_id"], arguments["decision_id"])
+                and (when is None or CONDITIONS[when]({"numbers": numbers, "metadata": metadata}))
+            ):
+                return page.assign(**arguments) | {"snapshot_digest": self.digest}
+        return {
+            "arm": "",
+            "variant": "rules",
+            "propensity": 1.0,
+            "reason": "UNSPECIFIED",
+            "revision": 0,
+            "snapshot_digest": self.digest,
+            "sequence": 0,
+            "burn_in": False,
+            "experiment": "",
         }
 
 
@@ -141,7 +262,11 @@ def _gcd(first: Fraction, second: Fraction) -> tuple[int, int]:
 
 def ours(canonical: str, **arguments: Any) -> dict[str, Any]:
     """The router's answer, in the words of the vectors."""
-    chosen = assign(compile_experiment(Experiment.from_canonical(canonical)), **arguments)
+    return in_words(assign(compile_experiment(Experiment.from_canonical(canonical)), **arguments))
+
+
+def in_words(chosen: Assignment) -> dict[str, Any]:
+    """An assignment in the words of the vectors."""
     answer = chosen._asdict()
     answer["snapshot_digest"] = f"{answer.pop('digest'):016x}"
     answer["reason"] = chosen.reason.name
@@ -167,6 +292,39 @@ def test_page_alone_gives_every_published_vector() -> None:
         assert Page(canonical).assign(**arguments) == expected
 
 
+def published_set(number: int) -> tuple[str, list[str], dict[str, Any]]:
+    form = PUBLISHED["sets"][number]
+    return form["family"], [PUBLISHED["experiments"][index] for index in form["experiments"]], form["layers"]
+
+
+def our_set(family: str, canonicals: list[str], layers: dict[str, Any]) -> FamilyExperiments:
+    members = [Experiment.from_canonical(canonical) for canonical in canonicals]
+    made = {name: Layer.model_validate(layer) for name, layer in layers.items()}
+    compiled = compile_family(family, {member.name: member for member in members}, made)
+    assert compiled is not None
+    return compiled
+
+
+@pytest.mark.parametrize("number", range(len(PUBLISHED["set_vectors"])))
+def test_router_and_page_keep_every_vector_of_sets(number: int) -> None:
+    """Which experiment takes a decision is published like what it gives."""
+    arguments = dict(PUBLISHED["set_vectors"][number])
+    expected = arguments.pop("expected")
+    parts = published_set(arguments.pop("set"))
+    assert PageSet(*parts).assign(**arguments) == expected
+    seen = Row(arguments["tenant"], arguments.pop("metadata"), arguments.pop("numbers"), {}, {})
+    sequence = arguments.pop("sequence")
+    chosen = our_set(*parts).assign(
+        **arguments, position=lambda _: sequence, look=lambda: seen, unevaluable=lambda _: None
+    )
+    assert in_words(chosen) == expected
+
+
+def test_vectors_of_sets_reach_every_experiment() -> None:
+    """Each of the six experiments takes a decision, and some decisions none takes."""
+    assert len({vector["expected"]["experiment"] for vector in PUBLISHED["set_vectors"]}) == 7
+
+
 def test_vectors_cover_every_strategy_and_are_many() -> None:
     """At least sixty vectors, over all strategies and all ways of a switchback, with and without burn-in."""
     forms = [json.loads(PUBLISHED["experiments"][vector["experiment"]]) for vector in PUBLISHED["vectors"]]
@@ -174,6 +332,8 @@ def test_vectors_cover_every_strategy_and_are_many() -> None:
     assert {form["strategy"]["kind"] for form in forms} == {"random", "weighted", "round_robin", "time"}
     assert {form["strategy"].get("assignment") for form in forms} == {None, "seeded", "alternating", "timetable"}
     assert {form.get("paused", False) for form in forms} == {True, False}
+    reasons = {vector["expected"]["reason"] for vector in PUBLISHED["vectors"]}
+    assert reasons == {"HASH", "ROTATION", "BLOCK", "PAUSED", "OVERRIDE", "HOLD_OUT", "CONCLUDED"}
     assert {vector["expected"]["burn_in"] for vector in PUBLISHED["vectors"]} == {True, False}
 
 
@@ -187,6 +347,7 @@ NAMES = ["a", "b", "Arm-3", "x_y.z", "rules"]
 WEIGHTS = st.dictionaries(
     st.sampled_from(NAMES), st.sampled_from([0.0, 0.5, 1.0, 2.0, 3.0, 25.0, 33.3]), min_size=1
 ).filter(lambda weights: any(weights.values()))
+RAMPED = st.dictionaries(st.sampled_from(NAMES), st.sampled_from([0.5, 1.0, 7.0, 60.0]), min_size=1)
 ZONES = st.sampled_from(["", "Europe/Berlin", "Australia/Lord_Howe", "America/Sao_Paulo", "Asia/Kathmandu"])
 
 
@@ -208,8 +369,21 @@ def experiments(draw: st.DrawFn) -> Experiment:
             used = [name for name in weights if weights[name]]
             starts = sorted({0, *draw(st.lists(st.integers(1, 86_399), max_size=4))})
             strategy["timetable"] = [{"start_seconds": s, "arm": draw(st.sampled_from(used))} for s in starts]
+    around: dict[str, Any] = {
+        "hold_out_percent": draw(st.sampled_from([0, 0, 12.5, 40])),
+        "overrides": draw(st.dictionaries(st.sampled_from(["u", "ü"]), st.sampled_from(sorted(weights)))),
+    }
+    if draw(st.integers(0, 9)) == 0:
+        around["winner"] = draw(st.sampled_from(sorted(weights)))
+    if "timetable" not in strategy and draw(st.booleans()):
+        steps = [{"after_seconds": 3600 * i, "weights": draw(RAMPED)} for i in range(draw(st.integers(1, 3)))]
+        steps = [{**step, "weights": {n: w for n, w in step["weights"].items() if n in weights}} for step in steps]
+        around["ramp"] = {"starts_at_unix_s": draw(st.integers(0, 2**32)), "steps": [s for s in steps if s["weights"]]}
+        if not around["ramp"]["steps"]:
+            del around["ramp"]
     return Experiment.model_validate(
         {
+            **around,
             "name": "drawn",
             "family": "dispatch",
             "salt": draw(st.text(min_size=1, max_size=64).filter(_is_unicode)),
@@ -234,7 +408,7 @@ SECONDS = st.integers(0, 4_000_000_000) | st.builds(
 
 DECISIONS = st.fixed_dictionaries(
     {
-        "unit_id": st.just("") | st.text(max_size=20).filter(_is_unicode),
+        "unit_id": st.sampled_from(["", "u", "ü"]) | st.text(max_size=20).filter(_is_unicode),
         "decision_id": st.text(min_size=1, max_size=20).filter(_is_unicode),
         "tenant": st.sampled_from(["", "acme", "globex"]),
         "region": st.sampled_from(["", "north", "süd"]),
