@@ -6,12 +6,12 @@ what is refused, and the sentence that says why, are those of a single row.
 
 from __future__ import annotations
 
-import struct
+import sys
+from array import array
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import chain
 from math import isfinite, isnan
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, overload
 
 from bentos.schema import NAN, Category, Flag, Missing, Number, OutOfRange, Schema, Unknown
 from services.runtime.errors import InvalidArgument
@@ -38,11 +38,28 @@ class Columns:
     """0 not known, 1 false, 2 true."""
 
 
-class Encoded(NamedTuple):
-    """Rows as vectors, packed one after the other (float32, little-endian), and as floats."""
+class Vectors(Sequence[tuple[float, ...]]):
+    """Packed rows as vectors; each is unpacked when it is asked for."""
 
-    packed: bytes
-    vectors: list[tuple[float, ...]]
+    def __init__(self, schema: Schema, packed: bytes) -> None:
+        self._schema = schema
+        self._packed = packed
+
+    def __len__(self) -> int:
+        return len(self._packed) // self._schema.row_bytes
+
+    @overload
+    def __getitem__(self, row: int) -> tuple[float, ...]: ...
+    @overload
+    def __getitem__(self, row: slice) -> list[tuple[float, ...]]: ...
+    def __getitem__(self, row: int | slice) -> tuple[float, ...] | list[tuple[float, ...]]:
+        """Unpacks a row, or some."""
+        if isinstance(row, slice):
+            return [self[one] for one in range(*row.indices(len(self)))]
+        if not 0 <= row < len(self):
+            raise IndexError(row)
+        size = self._schema.row_bytes
+        return self._schema.decode(self._packed[row * size : (row + 1) * size])
 
 
 class _Odd(Exception):
@@ -63,10 +80,9 @@ class ColumnEncoder:
         }
         self._flags = {f.name: places[f.name] for f in schema.features if isinstance(f, Flag)}
         self._required = tuple(place for place, f in enumerate(schema.features) if f.missing is Missing.REJECT)
-        self._row = struct.Struct(f"<{len(schema)}f")
 
-    def encode(self, columns: Columns) -> Encoded:
-        """Checks rows and gives their vectors, as `Schema.encode` would row by row.
+    def encode(self, columns: Columns) -> bytes:
+        """Checks rows and gives them packed one after the other, each as `Schema.encode` packs it.
 
         Raises:
             InvalidArgument: a column has not one entry a row; or names the first row at fault, as
@@ -77,9 +93,7 @@ class ColumnEncoder:
             by_feature = self._whole(columns)
         except _Odd:
             return self._row_by_row(columns)
-        flat = chain.from_iterable(zip(*by_feature, strict=True))
-        packed = struct.pack(f"<{columns.rows * len(self.schema)}f", *flat)
-        return Encoded(packed, list(self._row.iter_unpack(packed)))
+        return _interleaved(by_feature, columns.rows)
 
     def _whole(self, columns: Columns) -> list[Sequence[float]]:
         """Gives a column a feature, in the schema's order.
@@ -112,18 +126,16 @@ class ColumnEncoder:
                 raise _Odd
         return by_feature
 
-    def _row_by_row(self, columns: Columns) -> Encoded:
+    def _row_by_row(self, columns: Columns) -> bytes:
         packed: list[bytes] = []
-        vectors: list[tuple[float, ...]] = []
         for row in range(columns.rows):
             try:
-                one, vector = self.schema.encode(*row_of(columns, row))
+                one, _ = self.schema.encode(*row_of(columns, row))
             except InvalidArgument as error:
                 raise of_row(row, error) from None
             packed.append(one)
-            vectors.append(vector)
         self._check_names(columns)
-        return Encoded(b"".join(packed), vectors)
+        return b"".join(packed)
 
     def _check_names(self, columns: Columns) -> None:
         """Refuses a column that is no feature of its kind; one with a known cell was refused with that cell's row."""
@@ -164,6 +176,17 @@ def row_of(columns: Columns, row: int) -> tuple[dict[str, float], dict[str, str]
 def of_row(row: int, error: InvalidArgument) -> InvalidArgument:
     """Gives an error of one row as that of a batch: it names the row."""
     return InvalidArgument(f"rows[{row}].{error.field}", f"row {row}: {error.message}")
+
+
+def _interleaved(by_feature: Sequence[Sequence[float]], rows: int) -> bytes:
+    """Rounds columns to float32 and puts them row by row."""
+    width = len(by_feature)
+    matrix = array("f", bytes(4 * width * rows))
+    for place, values in enumerate(by_feature):
+        matrix[place::width] = array("f", values)
+    if sys.byteorder == "big":
+        matrix.byteswap()
+    return matrix.tobytes()
 
 
 def _numbers(values: Sequence[float], feature: Number) -> Sequence[float]:

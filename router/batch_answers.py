@@ -38,7 +38,6 @@ class Asked:
     packed: bytes
     chosen: Sequence[Assignment | None]
     """None without an experiment; the same object for the same assignment."""
-    rules: Sequence[RulesAnswer]
     at_unix_us: int
 
 
@@ -111,10 +110,15 @@ class Answering:
         answers, family = self.answers, self._models.family
         answers.values = list(values)
         answers.confidences = list(map(family.confidence, values))
-        places, share = self._places, self._share
-        for chosen, level in zip(self._asked.chosen, map(family.level, values), strict=True):
+        levels, all_chosen, share = list(map(family.level, values)), self._asked.chosen, self._share
+        first = all_chosen[0]
+        if all(chosen is first for chosen in all_chosen):
+            places = {level: share((id(first), level, _BY_MODEL), first) for level in dict.fromkeys(levels)}
+            answers.shared_places = [places[level] for level in levels]
+            return
+        for chosen, level in zip(all_chosen, levels, strict=True):
             key = (id(chosen), level, _BY_MODEL)
-            place = places.get(key)
+            place = self._places.get(key)
             answers.shared_places.append(share(key, chosen) if place is None else place)
 
     def _answer(self, row: int) -> None:
@@ -125,13 +129,20 @@ class Answering:
         if value is not None:
             confidence, by = family.confidence(value), _BY_MODEL
         else:
-            value, confidence, answers.reasons[row] = self._asked.rules[row]
+            value, confidence, answers.reasons[row] = self._rules(row)
             by = int(self._reply.fallback if values is None else Fallback.INVALID)
         key = (id(chosen), family.level(value), by)
         place = self._places.get(key)
         answers.values.append(value)
         answers.confidences.append(confidence)
         answers.shared_places.append(self._share(key, chosen) if place is None else place)
+
+    def _rules(self, row: int) -> RulesAnswer:
+        """Computes the rules' answer: a pure function of the validated row, so that it may wait until it is needed."""
+        family = self._models.family
+        size = family.schema.row_bytes
+        vector = family.schema.decode(self._asked.packed[row * size : (row + 1) * size])
+        return family.rules(family.row._make(vector))
 
     def _records(self) -> list[bytes]:
         asked, answers, prefixes = self._asked, self.answers, self._prefixes

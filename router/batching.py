@@ -1,6 +1,8 @@
 """The life of a batch: as that of a prediction in `router.deciding`, with all rows of one step taken together.
 
-Every row gets the answer, the assignment and the record that it would get alone; only what rows share is done once.
+Every row gets the answer, the assignment and the record that it would get alone; only what rows share is done once. The
+rules of a row are computed when they are needed, not ahead as for a single row: they are a pure function of the
+validated row in this process, some microseconds within the time that is kept back for them.
 """
 
 from __future__ import annotations
@@ -8,11 +10,10 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from itertools import compress
 from typing import Final, NamedTuple, TypeVar
 
-from bentos.columns import Categories, ColumnEncoder, Columns, Encoded, of_row
+from bentos.columns import Categories, ColumnEncoder, Columns, Vectors, of_row
 from bentos.family import RULES, Family
 from router.answers import ModelAnswers, Reply
 from router.asking import ask
@@ -42,7 +43,7 @@ class Batch:
     unit_ids: Sequence[str]
     regions: Sequence[str]
     digests: Sequence[bytes]
-    encoded: Encoded
+    packed: bytes
     arrived_ns: int
     time_left: float
     attributes: Mapping[str, str]
@@ -90,12 +91,12 @@ class Batches:
         seconds = deadline_of(route, time_left)
         unit_ids = _texts("unit_ids", "unit_id", request.unit_ids, rows)
         regions = _texts("regions", "region", request.regions, rows)
-        encoded = self._known(route.family).encoder.encode(_columns(request))
-        decision_ids, digests = self._named(request, route.family, unit_ids, regions, encoded)
-        return Batch(route, tenant, decision_ids, unit_ids, regions, digests, encoded, arrived_ns, seconds, attributes)
+        packed = self._known(route.family).encoder.encode(_columns(request))
+        decision_ids, digests = self._named(request, route.family, unit_ids, regions, packed)
+        return Batch(route, tenant, decision_ids, unit_ids, regions, digests, packed, arrived_ns, seconds, attributes)
 
     def admit(self, batch: Batch) -> None:
-        """Takes a validated batch in, all or nothing: claims callers' ids, assigns the arms, computes the rules.
+        """Takes a validated batch in, all or nothing: claims callers' ids, assigns the arms.
 
         Raises:
             AlreadyExists: a decision id was used with another body.
@@ -119,7 +120,7 @@ class Batches:
             tenant=batch.tenant,
             regions=_taken(batch.regions, fresh),
             at_unix_us=at_unix_us,
-            vectors=_taken(batch.encoded.vectors, fresh),
+            vectors=_taken(Vectors(batch.route.family.schema, batch.packed), fresh),
             attributes=batch.attributes,
             unevaluable=decider.experiment_metrics.unevaluable,
         )
@@ -154,7 +155,7 @@ class Batches:
         family: Family,
         unit_ids: Sequence[str],
         regions: Sequence[str],
-        encoded: Encoded,
+        packed_rows: bytes,
     ) -> tuple[list[str], Sequence[bytes]]:
         """Checks the callers' ids and gives them with the digests of their rows."""
         rows = request.rows
@@ -169,7 +170,7 @@ class Batches:
                 check_decision_id(decision_ids[row])
             except InvalidArgument as error:
                 raise of_row(row, error) from None
-            packed = encoded.packed[row * size : (row + 1) * size]
+            packed = packed_rows[row * size : (row + 1) * size]
             digests[row] = digest_of(family.name, unit_ids[row], regions[row], packed)
         return decision_ids, digests
 
@@ -264,16 +265,13 @@ def _parts(batch: Batch, fresh: Sequence[int], chosen: Sequence[Assignment | Non
     """Gathers the rows that can travel to their arm together, keeping their order."""
     family = batch.route.family
     size = family.schema.row_bytes
-    # What `family.row._make` does, without its check of the length.
-    rules, row_of = family.rules, partial(tuple.__new__, family.row)
-    by_variant: dict[str, list[int]] = {}
-    for place, one in enumerate(chosen):
-        by_variant.setdefault(RULES if one is None else one.variant, []).append(place)
+    variants = [RULES if one is None else one.variant for one in chosen]
     parts = []
-    for variant, places in by_variant.items():
+    for variant in dict.fromkeys(variants):
+        places = [place for place, one in enumerate(variants) if one == variant]
         rows = _taken(fresh, places)
         whole = len(rows) == len(batch.decision_ids)
-        packed = batch.encoded.packed
+        packed = batch.packed
         asked = Asked(
             tenant=batch.tenant,
             decision_ids=_taken(batch.decision_ids, rows),
@@ -283,7 +281,6 @@ def _parts(batch: Batch, fresh: Sequence[int], chosen: Sequence[Assignment | Non
             attributes=batch.attributes,
             packed=packed if whole else b"".join([packed[row * size : (row + 1) * size] for row in rows]),
             chosen=_taken(chosen, places),
-            rules=[rules(row_of(vector)) for vector in _taken(batch.encoded.vectors, rows)],
             at_unix_us=at_unix_us,
         )
         parts.append(Part(variant, rows, asked))

@@ -51,8 +51,9 @@ class RecentDecisions:
 
     def remember_all(self, tenant: str, decision_ids: Iterable[str], family: str) -> None:
         """Notes many answered decisions."""
-        families = self._families
-        families.update(dict.fromkeys([_key(tenant, decision_id) for decision_id in decision_ids], family))
+        families, prefix = self._families, _key(tenant, "")
+        for decision_id in decision_ids:
+            families[prefix + decision_id] = family
         if len(families) > self._limit:
             self._forget()
 

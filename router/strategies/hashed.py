@@ -34,8 +34,8 @@ class Hashed:
 
     def assign_all(self, tenant: str, unit_ids: Sequence[str], decision_ids: Sequence[str]) -> list[Assignment]:
         """Chooses as `assign` does, for many units of one tenant."""
-        choices, winner = self.choices, self.race.winner
-        return [choices[winner(digest)] for digest in unit_hashes(self.key, tenant, unit_ids, decision_ids)]
+        winners = self.race.winners(unit_hashes(self.key, tenant, unit_ids, decision_ids))
+        return [self.choices[winner] for winner in winners]
 
     def stamped(self, digest: int) -> Hashed:
         """See Strategy.stamped."""

@@ -50,7 +50,7 @@ def unit_hashes(key: bytes, tenant: str, unit_ids: Sequence[str], decision_ids: 
     digests = []
     for unit_id, decision_id in zip(unit_ids, decision_ids, strict=True):
         state = begun_unit() if unit_id else begun_decision()
-        state.update(utf8(unit_id or decision_id))
+        state.update((unit_id or decision_id).encode("utf-8", "surrogatepass"))
         digests.append(state.digest())
     return list(struct.unpack(f">{len(digests)}Q", b"".join(digests)))
 

@@ -7,7 +7,7 @@ hash and its name: a changed weight moves units between that arm and the others 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from decimal import ROUND_HALF_EVEN, Context, Decimal
 from math import inf, log
@@ -51,6 +51,10 @@ class Rendezvous:
             elif time < second:
                 second = time
         return index if second - best > best * NEAR else self.settle(digest)
+
+    def winners(self, digests: Sequence[int]) -> list[int]:
+        """Gives `winner` of each digest."""
+        return [0] * len(digests) if len(self.racers) == 1 else list(map(self.winner, digests))
 
     def _largest_draw(self, digest: int) -> int:
         if len(self.racers) == 1:

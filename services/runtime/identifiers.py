@@ -9,10 +9,9 @@ from typing import Final
 from services.runtime.errors import InvalidArgument
 
 _VARIANT: Final = 0b10 << 62
-_FIRST_OF_TAIL: Final = {f"{digit:x}": f"{0b1000 | digit & 0b11:x}" for digit in range(16)}
-"""A random digit with the variant's two bits put into it."""
 _COUNTERS: Final = 4096
 """Ids that one millisecond has room for."""
+_COUNTER_TEXTS: Final = tuple(f"{counter:03x}" for counter in range(_COUNTERS))
 MAX_ID: Final = 128
 MAX_TEXT: Final = 1024
 _ID: Final = re.compile(r"[A-Za-z0-9._:\-]{1,128}")
@@ -37,15 +36,15 @@ class Uuid7Source:
         return f"{self._prefix}{counter:03x}-{tail[:4]}-{tail[4:]}"
 
     def many(self, count: int) -> list[str]:
-        """Makes `count` at once, rising, at a third of the cost: the clock is read and chance asked once for all."""
+        """Makes `count` at once, rising: the clock is read once, and 14 of the 62 random bits are shared by all."""
         made: list[str] = []
         while (wanted := min(count - len(made), _COUNTERS)) > 0:
             first = self._take(wanted)
-            prefix = self._prefix
-            tails = f"{self._random_bits(64 * wanted):0{16 * wanted}x}"
+            prefix, fourth = self._prefix, f"{0b10 << 14 | self._random_bits(14):04x}"
+            tails = f"{self._random_bits(48 * wanted):0{12 * wanted}x}"
             made += [
-                f"{prefix}{first + n:03x}-{_FIRST_OF_TAIL[tails[at]]}{tails[at + 1 : at + 4]}-{tails[at + 4 : at + 16]}"
-                for n, at in enumerate(range(0, 16 * wanted, 16))
+                f"{prefix}{counter}-{fourth}-{tails[at : at + 12]}"
+                for counter, at in zip(_COUNTER_TEXTS[first : first + wanted], range(0, 12 * wanted, 12), strict=True)
             ]
         return made
 

@@ -242,7 +242,8 @@ async def test_a_batch_cancelled_in_the_very_turn_in_which_it_was_taken_is_recor
     async with platform(experiments={"dispatch": experiment(rules=50, model=50)}) as p:
         decider = p.router.decider
         batches, ids = Batches(decider), [f"d{i}" for i in range(8)]
-        taken = batches.prepare(batch([row(decision_id=i) for i in ids]), tenant="default", time_left=1.0)
+        request, route = batch([row(decision_id=i) for i in ids]), decider.table.route("dispatch")
+        taken = batches.prepare(request, route=route, tenant="default", attributes={}, time_left=1.0)
         batches.admit(taken)
         work = asyncio.create_task(batches.answer(taken))
         await asyncio.sleep(0)
