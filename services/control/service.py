@@ -1,59 +1,78 @@
-"""ExperimentService without its transport: checks every field, changes the file, and says so in the audit log."""
+"""ExperimentService without its transport: what operators read, and what routers watch; see `steering` for changes."""
 
 from __future__ import annotations
 
 import asyncio
-import threading
-from collections.abc import Callable
-from typing import Final, TypeVar
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from typing import Final
 
-import structlog
-
-from services.control.changes import Change, describe_changes
-from services.control.file import ExperimentFile
-from services.control.messages import changed_weights, experiment_message, strategy_form
+from services.control.fitting import Serving
+from services.control.metrics import ControlMetrics
+from services.control.routers import Routers
+from services.control.rows import Revision
+from services.control.steering import Steering, in_time
+from services.control.store import ExperimentStore
 from services.control.strategies import describe_strategies
+from services.control.watching import Watching
 from services.runtime.call import Call
-from services.runtime.errors import Aborted, DeadlineExceeded, InvalidArgument, NotFound
-from services.runtime.experiment import MAX_ARMS, Experiment
+from services.runtime.errors import InvalidArgument, NotFound
+from services.runtime.experiment_messages import experiment_to_message, layer_to_message
+from services.runtime.experiment_set import ExperimentSet
 from services.runtime.identifiers import check_decision_id, check_text
 from services.runtime.identity import DEFAULT_TENANT
-from turnout.v1 import experiment_pb2, prediction_pb2
+from turnout.v1 import experiment_pb2
 
-LONGEST_CALL_SECONDS: Final = 10.0
-MAX_REMEMBERED: Final = 64
-"""Revisions of a family that are remembered, to tell a stale caller what changed."""
-_audit = structlog.get_logger("audit")
-_T = TypeVar("_T")
-
-Decide = Callable[[Experiment, experiment_pb2.DecideRequest], prediction_pb2.Assignment]
+MAX_PAGE: Final = 1000
+_PAGE: Final = 50
+MAX_FEATURES: Final = 1024
+Decide = Callable[[ExperimentSet, experiment_pb2.DecideRequest], experiment_pb2.DecideResponse]
 """Chooses the arm just as a router would; the request's tenant and instant are filled in."""
 
 
-class ExperimentService:
+class ExperimentService(Steering):
     """turnout.v1.ExperimentService.
 
     Args:
-        file: where the experiments are.
+        store: where the experiments are.
+        watching: the routers' streams.
+        routers: what is known of the routers.
         decide: the routers' own pure assignment.
+        serving: gives what is served at this moment.
+        metrics: where changes and refusals are counted.
         now_us: microseconds since 1970-01-01T00:00Z.
     """
 
-    def __init__(self, file: ExperimentFile, decide: Decide, *, now_us: Callable[[], int]) -> None:
-        self._file = file
+    def __init__(
+        self,
+        store: ExperimentStore,
+        watching: Watching,
+        routers: Routers,
+        decide: Decide,
+        *,
+        serving: Callable[[], Serving],
+        metrics: ControlMetrics,
+        now_us: Callable[[], int],
+    ) -> None:
+        super().__init__(store, serving=serving, metrics=metrics, now_us=now_us)
+        self._watching = watching
+        self._routers = routers
         self._decide = decide
-        self._now_us = now_us
-        self._seen: dict[str, dict[int, Experiment]] = {}
-        self._remembering = threading.Lock()
 
     async def list_experiments(
         self, request: experiment_pb2.ListExperimentsRequest, call: Call
     ) -> experiment_pb2.ListExperimentsResponse:
-        """Gives all experiments, by family."""
-        del request
-        experiments = await self._read(call)
-        found = [experiment_message(experiments[name]) for name in sorted(experiments)]
-        return experiment_pb2.ListExperimentsResponse(set=experiment_pb2.ExperimentSet(experiments=found))
+        """Gives all experiments and layers, by name."""
+        del call
+        check_text("family", request.family)
+        state = self._store.state
+        reply = experiment_pb2.ListExperimentsResponse()
+        reply.set.version = state.set.version
+        for _, experiment in sorted(state.set.experiments.items()):
+            if request.family in {"", experiment.family}:
+                reply.set.experiments.append(experiment_to_message(experiment))
+        for name, layer in sorted(state.set.layers.items()):
+            reply.set.layers.append(layer_to_message(name, layer, revision=state.layer_revisions[name]))
+        return reply
 
     async def get_experiment(
         self, request: experiment_pb2.GetExperimentRequest, call: Call
@@ -61,50 +80,32 @@ class ExperimentService:
         """Gives one experiment.
 
         Raises:
-            NotFound: the family has none.
+            NotFound: there is none of that name.
         """
-        experiment = await self._one(request.name, call)
-        return experiment_pb2.GetExperimentResponse(experiment=experiment_message(experiment))
+        del call
+        check_text("name", request.name)
+        experiment = self._store.state.set.experiments.get(request.name)
+        if experiment is None:
+            raise NotFound("name", f"there is no experiment {request.name[:64]!r}")
+        return experiment_pb2.GetExperimentResponse(experiment=experiment_to_message(experiment))
 
-    async def set_strategy(
-        self, request: experiment_pb2.SetStrategyRequest, call: Call
-    ) -> experiment_pb2.SetStrategyResponse:
-        """Changes the strategy, the weights, or both; what is the same already makes no new revision.
+    async def list_revisions(
+        self, request: experiment_pb2.ListRevisionsRequest, call: Call
+    ) -> experiment_pb2.ListRevisionsResponse:
+        """Gives a page of an experiment's history, newest first.
 
         Raises:
-            InvalidArgument: names the field.
-            Aborted: base_revision is not the newest; the text tells what changed since.
-            NotFound: the family has no experiment.
-            FailedPrecondition: the file is wrong or cannot be written.
+            InvalidArgument: a field is over its bound.
+            NotFound: there never was one of that name.
         """
-        if not request.HasField("strategy") and not request.weights:
-            raise InvalidArgument("strategy", "strategy or weights must say what to change")
-        if len(request.weights) > MAX_ARMS:
-            raise InvalidArgument("weights", f"weights must name at most {MAX_ARMS} arms")
-        strategy = strategy_form(request.strategy) if request.HasField("strategy") else None
-        weights = dict(request.weights)
-
-        def make(experiment: Experiment) -> Change:
-            return Change(strategy=strategy, weights=changed_weights(experiment, weights) if weights else None)
-
-        after = await self._change(request.name, request.base_revision, request.why, make, call)
-        return experiment_pb2.SetStrategyResponse(experiment=after)
-
-    async def pause_experiment(
-        self, request: experiment_pb2.PauseExperimentRequest, call: Call
-    ) -> experiment_pb2.PauseExperimentResponse:
-        """Sends all traffic to the champion; raises as `set_strategy` does."""
-        change = Change(paused=True)
-        after = await self._change(request.name, request.base_revision, request.why, lambda _: change, call)
-        return experiment_pb2.PauseExperimentResponse(experiment=after)
-
-    async def resume_experiment(
-        self, request: experiment_pb2.ResumeExperimentRequest, call: Call
-    ) -> experiment_pb2.ResumeExperimentResponse:
-        """Ends a pause; raises as `set_strategy` does."""
-        change = Change(paused=False)
-        after = await self._change(request.name, request.base_revision, request.why, lambda _: change, call)
-        return experiment_pb2.ResumeExperimentResponse(experiment=after)
+        check_text("name", request.name)
+        if request.before_revision < 0:
+            raise InvalidArgument("before_revision", "before_revision must be at least 0")
+        if not 0 <= request.limit <= MAX_PAGE:
+            raise InvalidArgument("limit", f"limit must be 1 to {MAX_PAGE}, or 0 for {_PAGE}")
+        limit = request.limit or _PAGE
+        found = await in_time(self._store.history(request.name, request.before_revision, limit), call)
+        return experiment_pb2.ListRevisionsResponse(revisions=[_revision_message(one) for one in found])
 
     async def decide(self, request: experiment_pb2.DecideRequest, call: Call) -> experiment_pb2.DecideResponse:
         """Tells which arm a unit would get, and why; changes and records nothing.
@@ -113,20 +114,23 @@ class ExperimentService:
             InvalidArgument: neither unit_id nor decision_id, or a field is over its bound.
             NotFound: the family has no experiment.
         """
+        del call
         if not request.unit_id and not request.decision_id:
             raise InvalidArgument("unit_id", "unit_id or decision_id must be given")
         if request.decision_id:
             check_decision_id(request.decision_id)
-        for field in ("unit_id", "tenant", "region"):
+        for field in ("family", "unit_id", "tenant", "region"):
             check_text(field, getattr(request, field))
         if request.at_unix_us < 0:
             raise InvalidArgument("at_unix_us", "at_unix_us must be at least 0")
-        experiment = await self._one(request.family, call)
+        for field in ("attributes", "numbers", "categories", "flags"):
+            if len(getattr(request, field)) > MAX_FEATURES:
+                raise InvalidArgument(field, f"{field} must have at most {MAX_FEATURES} entries")
         asked = experiment_pb2.DecideRequest()
         asked.CopyFrom(request)
         asked.tenant = request.tenant or DEFAULT_TENANT
         asked.at_unix_us = request.at_unix_us or self._now_us()
-        return experiment_pb2.DecideResponse(assignment=self._decide(experiment, asked))
+        return self._decide(self._store.state.set, asked)
 
     async def list_strategies(
         self, request: experiment_pb2.ListStrategiesRequest, call: Call
@@ -135,74 +139,33 @@ class ExperimentService:
         del request, call
         return experiment_pb2.ListStrategiesResponse(strategies=describe_strategies())
 
-    async def _one(self, family: str, call: Call) -> Experiment:
-        check_text("family", family)
-        experiments = await self._read(call)
-        if family not in experiments:
-            raise NotFound("family", f"there is no experiment for {family[:64]!r}")
-        return experiments[family]
+    async def get_status(
+        self, request: experiment_pb2.GetStatusRequest, call: Call
+    ) -> experiment_pb2.GetStatusResponse:
+        """Gives every router with the version that it applies, and how far behind it is."""
+        del request, call
+        version = self._store.state.set.version
+        return experiment_pb2.GetStatusResponse(version=version, routers=self._routers.statuses(version))
 
-    async def _read(self, call: Call) -> dict[str, Experiment]:
-        experiments = await _in_time(self._file.read, call)
-        for family, experiment in experiments.items():
-            self._remember(family, experiment)
-        return experiments
+    def ends_with(self, stopping: asyncio.Event) -> None:
+        """Ends the routers' streams when the server begins to drain; call it before the first of them."""
+        self._watching.stopping = stopping
 
-    async def _change(
-        self, family: str, base_revision: int, why: str, make: Callable[[Experiment], Change], call: Call
-    ) -> experiment_pb2.Experiment:
-        check_text("family", family)
-        check_text("why", why)
-        if base_revision < 1:
-            raise InvalidArgument("base_revision", "base_revision must be at least 1")
-
-        def based(present: Experiment) -> None:
-            if present.revision != base_revision:
-                raise Aborted("base_revision", self._stale(family, base_revision, present))
-
-        def work() -> Experiment:
-            before, after = self._file.change(family, based, make)
-            if after is not before:
-                # Written here, in the thread that changed the file: a caller that left is in the audit log too.
-                _audit.info(
-                    "experiment changed",
-                    who=who,
-                    peer=peer,
-                    why=why,
-                    family=family,
-                    revision_before=before.revision,
-                    revision_after=after.revision,
-                    changes=describe_changes(before, after),
-                )
-            self._remember(family, before)
-            self._remember(family, after)
-            return after
-
-        who, peer = call.tenant, call.peer
-        return experiment_message(await _in_time(work, call))
-
-    def _remember(self, family: str, experiment: Experiment) -> None:
-        with self._remembering:
-            seen = self._seen.setdefault(family, {})
-            seen[experiment.revision] = experiment
-            while len(seen) > MAX_REMEMBERED:
-                del seen[min(seen)]
-
-    def _stale(self, family: str, base_revision: int, present: Experiment) -> str:
-        base = self._seen.get(family, {}).get(base_revision)
-        told = f"base_revision is {base_revision} and the experiment is at revision {present.revision}"
-        if base is None:
-            return f"{told}: look at it and try again"
-        changes = describe_changes(base, present)
-        return f"{told}; since then: {'; '.join(changes) or 'changed and changed back'}"
+    def watch(
+        self, requests: AsyncIterator[experiment_pb2.WatchRequest], call: Call
+    ) -> AsyncGenerator[experiment_pb2.WatchResponse, None]:
+        """Serves one router; see `Watching.watch`."""
+        return self._watching.watch(requests, call)
 
 
-async def _in_time(work: Callable[[], _T], call: Call) -> _T:
-    """Works in a thread, waiting at most as long as the caller does, and 10 s at most."""
-    left = call.time_left()
-    seconds = LONGEST_CALL_SECONDS if left is None else max(0.0, min(left, LONGEST_CALL_SECONDS))
-    try:
-        return await asyncio.wait_for(asyncio.to_thread(work), seconds)
-    except TimeoutError as error:
-        sentence = f"the file was not done within {seconds:.3f} s; look before you try again"
-        raise DeadlineExceeded("", sentence) from error
+def _revision_message(revision: Revision) -> experiment_pb2.ExperimentRevision:
+    message = experiment_pb2.ExperimentRevision(
+        revision=revision.revision,
+        who=revision.who,
+        at_unix_us=revision.at_us,
+        why=revision.why,
+        changes=revision.changes,
+    )
+    if revision.experiment is not None:
+        message.experiment.CopyFrom(experiment_to_message(revision.experiment))
+    return message

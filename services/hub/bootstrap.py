@@ -18,8 +18,8 @@ from monitoring.ledger.metrics import LedgerMetrics
 from monitoring.ledger.retention import Retention
 from monitoring.ledger.service import LedgerService
 from monitoring.ledger.store import Store, StoreSettings, open_store
-from services.control.file import ExperimentFile
-from services.control.service import ExperimentService
+from services.control.composition import steering
+from services.control.metrics import ControlMetrics
 from services.hub.dry_run import decide
 from services.runtime.config import Config, read_config
 from services.runtime.database import Database, open_database, sqlite_url
@@ -61,7 +61,7 @@ async def running(
     """Serves LedgerService, ExperimentService and health until the block ends; then drains, then closes the ledger.
 
     Args:
-        config_path: turnout.yaml; its experiments are read anew at each call, the rest now.
+        config_path: turnout.yaml; its experiments are followed, the rest is read now.
         registry: where metrics go.
         now_us: microseconds since 1970-01-01T00:00Z.
         clock: rising seconds.
@@ -70,6 +70,7 @@ async def running(
     Raises:
         ConfigError: the file is wrong.
         DatabaseUnusable: the database cannot be opened.
+        Unavailable: the database cannot be read.
         OSError: the address cannot be bound.
     """
     config = read_config(config_path)
@@ -77,7 +78,7 @@ async def running(
     identify: Identify = by_token({OPERATOR: token}) if token else everybody
     metrics = LedgerMetrics(registry)
     settings = StoreSettings(retention=Retention(**config.hub.retention.model_dump()))
-    experiments = ExperimentService(ExperimentFile(config_path, clock=clock), decide, now_us=now_us)
+    steered = ControlMetrics(registry)
     with (
         open_database(_database_url(config), clock=clock) as database,
         open_store(database, now_us=now_us, clock=clock, settings=settings, appended=metrics.appended) as store,
@@ -85,14 +86,16 @@ async def running(
 
         def handlers(server: Server) -> list[grpc.GenericRpcHandler]:
             ledger = LedgerService(store, stopping=server.stopping.is_set)
+            experiments.ends_with(server.stopping)
             return [
                 bind(_LEDGER, ledger, identify=identify, admission=Admission(_LEDGER_CALLS)),
                 bind(_EXPERIMENTS, experiments, identify=identify, admission=Admission(_EXPERIMENT_CALLS)),
             ]
 
-        # Routers keep one connection for as long as they live, and their batches have up to 16 MiB.
         async with (
             keeping_up(store, pause_seconds=UPKEEP_SECONDS, stepped=metrics.stepped),
+            steering(database, config_path, decide, metrics=steered, now_us=now_us, clock=clock) as experiments,
+            # Routers keep one connection for as long as they live, and their batches have up to 16 MiB.
             serving(handlers, config.hub.grpc, options=BACKEND_OPTIONS, drain_seconds=drain_seconds) as server,
         ):
             for service in (_LEDGER, _EXPERIMENTS):

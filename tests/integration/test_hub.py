@@ -18,9 +18,10 @@ from google.rpc import error_details_pb2, status_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from prometheus_client import CollectorRegistry
 
-from router.strategies import assign, compile_experiment
+from router.strategies.family import compile_family
 from services.hub.bootstrap import running
 from services.runtime.config import read_config
+from services.runtime.targeting import Row
 from turnout.v1 import experiment_pb2, ledger_pb2, prediction_pb2
 
 NOW_US = 1_700_000_000_000_000
@@ -255,7 +256,7 @@ async def test_operators_steer_an_experiment_and_the_audit_log_tells_it(folder: 
             assert (first.revision, [(arm.name, arm.weight) for arm in first.arms]) == (1, [("rules", 50), ("xgb", 50)])
             changed = await caller.ask(
                 experiment_pb2.SetStrategyRequest(
-                    family="dispatch", base_revision=1, weights={"xgb": 60, "rules": 40}, why="looks good"
+                    name="dispatch", base_revision=1, weights={"xgb": 60, "rules": 40}, why="looks good"
                 )
             )
             assert changed.experiment.revision == 2
@@ -271,13 +272,14 @@ async def test_operators_steer_an_experiment_and_the_audit_log_tells_it(folder: 
             assert (dry.assignment.arm, dry.assignment.reason) == ("rules", prediction_pb2.ASSIGNMENT_REASON_PAUSED)
             resumed = await caller.ask(experiment_pb2.ResumeExperimentRequest(name="dispatch", base_revision=3))
             assert (resumed.experiment.revision, resumed.experiment.paused) == (4, False)
-            (only,) = (await caller.ask(experiment_pb2.ListExperimentsRequest())).experiments
+            (only,) = (await caller.ask(experiment_pb2.ListExperimentsRequest())).set.experiments
             assert only == resumed.experiment
     audit = [line for line in lines if line["event"] == "experiment changed"]
-    assert [(line["revision_before"], line["revision_after"]) for line in audit] == [(1, 2), (2, 3), (3, 4)]
-    assert (audit[0]["who"], audit[0]["why"]) == ("default", "looks good")
-    assert audit[0]["changes"] == ["weights[rules]: 50 → 40", "weights[xgb]: 50 → 60"]
-    assert "# who takes part" in (folder / "turnout.yaml").read_text()
+    assert [(line["revision"], line["version"]) for line in audit] == [(1, 1), (2, 2), (3, 3), (4, 4)]
+    assert (audit[0]["who"], audit[0]["changes"]) == ("turnout.yaml", ["created"])
+    assert (audit[1]["who"], audit[1]["why"]) == ("default", "looks good")
+    assert audit[1]["changes"] == ["weights[rules]: 50 → 40", "weights[xgb]: 50 → 60"]
+    assert (folder / "turnout.yaml").read_text() == CONFIG
 
 
 async def test_two_changes_on_one_base_never_both_win(folder: Path) -> None:
@@ -317,8 +319,8 @@ async def test_every_wrong_change_names_its_field_and_leaves_the_file_alone(fold
         (weights(xgb=0, rules=0), "weights"),
         (strategy(), "strategy.time.window_seconds"),
         (strategy(window_seconds=60, time_zone="Mars/Olympus"), "strategy.time.time_zone"),
-        (strategy(window_seconds=60, burn_in_seconds=60), "strategy.time"),
-        (strategy(window_seconds=60, assignment=timetable, timetable=[slot]), "strategy"),
+        (strategy(window_seconds=60, burn_in_seconds=60), "strategy.time.burn_in_seconds"),
+        (strategy(window_seconds=60, assignment=timetable, timetable=[slot]), "strategy.time.timetable[0].arm"),
         (strategy(window_seconds=60, assignment=99), "strategy.time.assignment"),
         (experiment_pb2.SetStrategyRequest(name="dispatch", base_revision=1), "strategy"),
         (
@@ -336,27 +338,30 @@ async def test_every_wrong_change_names_its_field_and_leaves_the_file_alone(fold
             code, at_fault, told = await caller.refused(request)
             assert (code, at_fault) == (grpc.StatusCode.INVALID_ARGUMENT, field), told
         unknown = await caller.refused(experiment_pb2.PauseExperimentRequest(name="weather", base_revision=1))
-        assert unknown[:2] == (grpc.StatusCode.NOT_FOUND, "family")
+        assert unknown[:2] == (grpc.StatusCode.NOT_FOUND, "name")
     assert (folder / "turnout.yaml").read_text() == CONFIG
 
 
 async def test_a_dry_run_chooses_as_the_routers_do(folder: Path) -> None:
     """The arm, propensity and digest are those of the routers' own pure assignment, for tenant "default" and now."""
-    experiment = read_config(folder / "turnout.yaml").experiments["dispatch"]
+    family = compile_family("dispatch", read_config(folder / "turnout.yaml").experiments, {})
+    assert family is not None
     async with hub(folder) as caller:
         for number in range(20):
             reply = await caller.ask(experiment_pb2.DecideRequest(family="dispatch", unit_id=f"u{number}"))
-            chosen = assign(
-                compile_experiment(experiment),
+            chosen = family.assign(
                 unit_id=f"u{number}",
                 decision_id="",
                 tenant="default",
                 region="",
                 at_unix_us=NOW_US,
-                sequence=0,
+                position=lambda _: 0,
+                look=lambda: Row("default", {}, {}, {}, {}),
+                unevaluable=lambda _: None,
             )
             assert (reply.assignment.arm, reply.assignment.propensity) == (chosen.arm, chosen.propensity)
-            assert reply.assignment.snapshot_digest == chosen.digest == experiment.digest()
+            assert reply.assignment.snapshot_digest == chosen.digest == family.digest
+            assert reply.assignment.experiment == "dispatch"
 
 
 async def test_strategies_are_described_from_their_models(folder: Path) -> None:

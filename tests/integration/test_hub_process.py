@@ -67,8 +67,9 @@ def test_it_announces_itself_serves_and_stops_on_sigterm(config: Path) -> None:
         process.send_signal(signal.SIGTERM)
         out, errors = process.communicate(timeout=30)
         assert (process.returncode, out) == (0, "")
-        (line,) = [json.loads(line) for line in errors.splitlines()]
-        assert (line["event"], line["service"], line["why"]) == ("experiment changed", "hub", "test")
+        lines = [json.loads(line) for line in errors.splitlines()]
+        assert [(line["event"], line["service"]) for line in lines] == [("experiment changed", "hub")] * 2
+        assert [(line["who"], line["why"]) for line in lines] == [("turnout.yaml", ""), ("default", "test")]
 
 
 @pytest.mark.parametrize(
