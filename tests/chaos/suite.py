@@ -2,6 +2,13 @@
 
 from __future__ import annotations
 
-from tests.chaos import durability, kills, single_faults
+from tests.chaos import durability, hostile, kills, single_faults, supervised, swaps
 
-CASES = [*single_faults.CASES, *durability.CASES, *kills.CASES]
+CASES = [
+    *single_faults.CASES,
+    *durability.CASES,
+    *swaps.CASES,
+    *hostile.CASES,
+    *supervised.CASES,
+    *kills.CASES,
+]
