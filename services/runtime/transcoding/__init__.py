@@ -1,0 +1,1 @@
+"""HTTP/JSON for any service that has a descriptor: routes, OpenAPI, one boundary for errors."""
