@@ -31,9 +31,12 @@ TRAINED: Final = 1_000
 REFERENCES: Final = (100, 500)
 """Half-hours after each start from which our monitors learn what is usual: about two days, or ten."""
 
+BLIND: Final = (48, 480)
+"""Half-hours after which the models start anew without any detector, to see what a detector is worth."""
+
 
 class Step(NamedTuple):
-    """One half-hour: inputs, whether the price went up, and what the model said of that before it knew: how likely, and which of the two."""
+    """One half-hour: inputs, whether the price went up, and what the model had said: how likely, which of the two."""
 
     inputs: dict[str, float]
     up: bool
@@ -56,6 +59,19 @@ class Never:
         """Sees nothing."""
         del step
         return False
+
+
+class Blind:
+    """Starts anew after a fixed time, whatever happens."""
+
+    def __init__(self, every: int) -> None:
+        self._left = every
+
+    def changed(self, step: Step) -> bool:
+        """Counts down."""
+        del step
+        self._left -= 1
+        return self._left == 0
 
 
 class OfConcept:
@@ -162,6 +178,7 @@ def main() -> int:
     ours: tuple[tuple[str, Callable[[], Detector], int], ...] = (
         ("measured: none, learning stops at 1 000", Never, TRAINED),
         ("measured: none, learning goes on", Never, len(rows)),
+        *((f"measured: none, anew after every {n}", partial(Blind, n), len(rows)) for n in BLIND),
         *((f"measured: our feature drift, reference {n}", partial(OfFeatures, n), len(rows)) for n in REFERENCES),
         *((f"measured: our concept drift, reference {n}", partial(OfConcept, n), len(rows)) for n in REFERENCES),
         ("measured: ADWIN on errors", lambda: OfErrors(Classic.ADWIN), len(rows)),

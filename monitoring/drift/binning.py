@@ -86,7 +86,9 @@ def _edges(known: NDArray[np.float32]) -> NDArray[Any]:
         quantiles = np.quantile(known, np.arange(1, _QUANTILES) / _QUANTILES, method="lower")
         edges, repeats = np.unique(quantiles, return_counts=True)
         atoms = edges[repeats > 1]
-    above = np.nextafter(atoms, np.float32(np.inf), dtype=np.float32)
+    with np.errstate(over="ignore"):
+        # Above the largest number lies infinity, which is what is meant.
+        above = np.nextafter(atoms, np.float32(np.inf), dtype=np.float32)
     return np.unique(np.concatenate((edges, above)))
 
 
