@@ -8,7 +8,7 @@ import struct
 import grpc
 import pytest
 
-from router.fallback import Fallback
+from router.resilience.reasons import Fallback
 from tests.integration.batches import answers, batch
 from tests.integration.platform_under_test import ROW, SCHEMA, connected, experiment, model_serving, platform
 from turnout.v1 import prediction_pb2
@@ -140,6 +140,38 @@ async def test_a_batch_keeps_its_order_over_arms() -> None:
             if answer.served_variant == "fake":
                 assert answer.value == pytest.approx((1 + index % 5) / 10)
         assert sorted(d.decision_id for d in p.decisions()) == sorted(a.decision_id for a in given)
+
+
+async def test_a_row_of_a_batch_gets_what_it_would_get_alone() -> None:
+    """Answer, assignment and record, over two arms, with answers that may not be used, whatever of a row is known."""
+    async with platform(experiments={"dispatch": experiment(rules=50, model=50)}) as p:
+        p.model.behaviour = lambda row: row[0] / 4
+        rows = [
+            prediction_pb2.PredictRequest(
+                family="dispatch",
+                unit_id=f"u{number}",
+                region="r" if number % 3 else "",
+                numbers={"severity": 1 + number % 5}
+                | ({"hour": number / 7, "distance_km": 1e-3} if number % 2 else {}),
+                categories={"call_type": "fire"} if number % 4 else {},
+            )
+            for number in range(60)
+        ]
+        together = answers(await p.call("PredictBatch", batch(rows)))
+        alone = [await p.call("Predict", row) for row in rows]
+        records = {decision.decision_id: decision for decision in p.decisions()}
+    assert {reason(answer) for answer in alone} == {Fallback.NONE, Fallback.INVALID}
+    for one, other in zip(together, alone, strict=True):
+        recorded = [records[answer.decision_id] for answer in (one, other)]
+        assert [decision.prediction for decision in recorded] == [one, other]
+        for answer in (one, other):
+            answer.ClearField("decision_id")
+            del answer.attempts[:]
+        assert one == other
+        for decision in recorded:
+            for name in ("decision_id", "prediction", "assigned_at_unix_us", "latency_us"):
+                decision.ClearField(name)
+        assert recorded[0] == recorded[1]
 
 
 async def test_a_stream_answers_each_call_by_its_number_and_refuses_bad_ones_alone() -> None:

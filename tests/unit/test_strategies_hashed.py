@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from router.strategies import Snapshot, assign, compile_experiment
+from router.strategies import Hashed, Snapshot, assign, compile_experiment
 from router.strategies.hashing import MASK, mix, salt_key
 from router.strategies.rendezvous import Rendezvous
 from services.runtime.experiment import Experiment
@@ -159,3 +159,15 @@ def _seed_for(number: int) -> int:
         value ^= value >> shift ^ value >> 2 * shift
     assert mix(value) >> 12 == number >> 1
     return value
+
+
+@given(st.lists(st.tuples(st.text(max_size=4), st.text(min_size=1, max_size=4)), max_size=20), st.integers(1, 3))
+def test_many_units_are_assigned_as_each_alone(pairs: list[tuple[str, str]], arms: int) -> None:
+    """To the same arm and with the same words, with a unit and without."""
+    strategy = weighted({f"a{number}": number + 1 for number in range(arms)}).strategy
+    assert isinstance(strategy, Hashed)
+    units, decisions = [unit for unit, _ in pairs], [decision for _, decision in pairs]
+    assert strategy.assign_all("t", units, decisions) == [
+        strategy.assign(unit_id=unit, decision_id=decision, tenant="t", region="", at_unix_us=0, sequence=0)
+        for unit, decision in pairs
+    ]
