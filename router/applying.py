@@ -87,6 +87,11 @@ class Applier:
         """Version of the hub's set that is applied; 0 while it is none of the hub's."""
         return self._set.version if self._set is not None else 0
 
+    @property
+    def origin(self) -> str:
+        """Database that `version` counts in; empty while it is none of the hub's sets."""
+        return self._set.origin if self._set is not None else ""
+
     async def apply_config(self, config: Config) -> None:
         """Applies a changed file.
 

@@ -33,6 +33,10 @@ class Applies(Protocol):
     def version(self) -> int:
         """Version that is applied; 0 for none of the hub's."""
 
+    @property
+    def origin(self) -> str:
+        """Database that the version counts in; empty for none of the hub's."""
+
     async def apply_set(self, message: experiment_pb2.ExperimentSet, *, patience_seconds: float = 0.0) -> str:
         """Applies a set; gives "" or why it was refused."""
 
@@ -133,14 +137,16 @@ class ExperimentWatch:
                 await self._again(call, *self._refused)
             return
         given = response.set
-        if given.version < self._applier.version:
+        # Versions of another database, such as a fresh one, say nothing about which set is newer: the hub's is.
+        same_origin = given.origin == self._applier.origin
+        if same_origin and given.version < self._applier.version:
             _log.error(
                 "the hub's experiments are older than the applied ones and are ignored",
                 version=given.version,
                 applied=self._applier.version,
             )
             refusal = f"version {given.version} is older than the applied version {self._applier.version}"
-        elif given.version == self._applier.version:
+        elif same_origin and given.version == self._applier.version:
             refusal = ""
         else:
             refusal = await self._applier.apply_set(given, patience_seconds=PATIENCE_SECONDS)
@@ -151,7 +157,8 @@ class ExperimentWatch:
 
     async def _again(self, call: Any, nonce: int, refused: experiment_pb2.ExperimentSet) -> None:
         self._refused_under = self._applier.configurations
-        if refused.version <= self._applier.version or not await self._applier.apply_set(refused):
+        known = refused.origin == self._applier.origin and refused.version <= self._applier.version
+        if known or not await self._applier.apply_set(refused):
             self._refused = None
             await self._answer(call, nonce, "")
 

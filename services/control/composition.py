@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
+import uuid
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,6 +45,7 @@ async def steering(
     metrics: ControlMetrics,
     now_us: Callable[[], int],
     clock: Callable[[], float] = time.monotonic,
+    make_origin: Callable[[], str] = lambda: uuid.uuid4().hex,
     pace: Pace | None = None,
 ) -> AsyncIterator[ExperimentService]:
     """Gives the service with everything read: no router ever sees an empty set because the hub just began.
@@ -55,6 +57,7 @@ async def steering(
         metrics: where it is counted.
         now_us: microseconds since 1970-01-01T00:00Z.
         clock: rising seconds.
+        make_origin: makes a name, never used before, for a fresh database.
         pace: how long routers are waited for.
 
     Raises:
@@ -66,10 +69,9 @@ async def steering(
     store = ExperimentStore(database, now_us=now_us, published=lambda state: watching.publish(state.set))
     seen = fingerprint(config_path)
     served = _Served(read_config(config_path))
-    await store.load()
+    await store.load(make_origin())
     routers.remember(await database.read(read_routers))
     await _declare(store, served.config, metrics)
-    watching.publish(store.state.set)
 
     async def follow() -> None:
         nonlocal seen

@@ -153,7 +153,8 @@ def apply_plan(state: State, plan: Plan) -> State:
             f"at most {MAX_EXPERIMENTS} experiments and layers of {MAX_SET_BYTES >> 20} MiB fit: delete old ones first"
         )
         raise FailedPrecondition("", sentence)
-    return State(ExperimentSet(state.set.version + 1, experiments, layers), layer_revisions, size)
+    following = ExperimentSet(state.set.version + 1, experiments, layers, state.set.origin)
+    return State(following, layer_revisions, size)
 
 
 def _size(experiment: Experiment | None) -> int:

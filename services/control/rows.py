@@ -45,6 +45,13 @@ class Newest:
     deleted: bool = True
 
 
+def begin(connection: Connection, origin: str, at_us: int) -> None:
+    """Gives a fresh database its name; one that has a name keeps it."""
+    if connection.scalar(select(EXPERIMENT_SET.c.origin)) is None:
+        values = {"singleton": 1, "origin": origin, "version": 0, "changed_at_us": at_us}
+        connection.execute(insert(EXPERIMENT_SET).values(values))
+
+
 def read_version(connection: Connection) -> int:
     """Gives the version of the set; 0 before the first change."""
     return int(connection.scalar(select(EXPERIMENT_SET.c.version)) or 0)
@@ -59,7 +66,8 @@ def read_state(connection: Connection) -> State:
     for name, revision, text in connection.execute(select(LAYERS).where(LAYERS.c.definition.is_not(None))):
         layers[name], revisions[name] = Layer.model_validate_json(text), revision
     size = sum(len(text) for _, text in texts)
-    return State(ExperimentSet(read_version(connection), experiments, layers), revisions, size)
+    origin: str = connection.scalar(select(EXPERIMENT_SET.c.origin)) or ""
+    return State(ExperimentSet(read_version(connection), experiments, layers, origin), revisions, size)
 
 
 def newest_of(connection: Connection, kind: Kind, name: str) -> Newest:
@@ -88,9 +96,7 @@ def write_plan(connection: Connection, plan: Plan, version: int, at_us: int) -> 
         text = None if layer.after is None else layer_text(layer.after)
         connection.execute(insert(LAYER_REVISIONS).values(_row(layer, text, version, at_us)))
         _write_newest(connection, LAYERS, layer, text)
-    values = {"version": version, "changed_at_us": at_us}
-    if not connection.execute(update(EXPERIMENT_SET).values(values)).rowcount:
-        connection.execute(insert(EXPERIMENT_SET).values(singleton=1, **values))
+    connection.execute(update(EXPERIMENT_SET).values(version=version, changed_at_us=at_us))
 
 
 def read_declared(connection: Connection) -> dict[tuple[str, str], str]:

@@ -66,7 +66,7 @@ class ExperimentService(Steering):
         check_text("family", request.family)
         state = self._store.state
         reply = experiment_pb2.ListExperimentsResponse()
-        reply.set.version = state.set.version
+        reply.set.version, reply.set.origin = state.set.version, state.set.origin
         for _, experiment in sorted(state.set.experiments.items()):
             if request.family in {"", experiment.family}:
                 reply.set.experiments.append(experiment_to_message(experiment))

@@ -51,13 +51,18 @@ class ExperimentStore:
         self._under_way: set[asyncio.Task[_Committed]] = set()
         self.state = State()
 
-    async def load(self) -> None:
+    async def load(self, origin: str) -> None:
         """Reads what runs.
 
+        Args:
+            origin: a name, never used before, for the database if it is a fresh one.
+
         Raises:
-            Unavailable: the database cannot be read.
+            Unavailable: the database cannot be read, or written.
         """
-        self._swap(await self._database.read(rows.read_state))
+        await self._database.write(rows.begin, origin, self._now_us())
+        self.state = await self._database.read(rows.read_state)
+        self._published(self.state)
 
     async def create(self, experiment: Experiment, author: Author) -> Experiment:
         """Makes an experiment. A name that was deleted goes on with the next revision, so that none is used twice.

@@ -12,6 +12,8 @@ EXPERIMENT_SET: Final = Table(
     "experiment_set",
     METADATA,
     Column("singleton", Integer, nullable=False, primary_key=True, autoincrement=False),
+    # Made once, at random: versions of two databases do not count on from each other.
+    Column("origin", Text, nullable=False),
     Column("version", BigInteger, nullable=False),
     Column("changed_at_us", BigInteger, nullable=False),
 )

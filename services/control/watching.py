@@ -263,7 +263,7 @@ class Watching:
     def _message(self, given: ExperimentSet) -> experiment_pb2.ExperimentSet:
         """Gives the set's message; what did not change since the last one is not made again."""
         known, self._messages = self._messages, {}
-        message = experiment_pb2.ExperimentSet(version=given.version)
+        message = experiment_pb2.ExperimentSet(version=given.version, origin=given.origin)
         for name, experiment in sorted(given.experiments.items()):
             before = known.get(name)
             made = before[1] if before and before[0] is experiment else experiment_to_message(experiment)

@@ -97,6 +97,7 @@ def set_to_message(given: ExperimentSet) -> experiment_pb2.ExperimentSet:
         version=given.version,
         experiments=[experiment_to_message(experiment) for _, experiment in sorted(given.experiments.items())],
         layers=[layer_to_message(name, layer) for name, layer in sorted(given.layers.items())],
+        origin=given.origin,
     )
 
 
@@ -129,7 +130,7 @@ def set_from_message(message: experiment_pb2.ExperimentSet) -> ExperimentSet:
     except SetError as error:
         field = field_path(error.path, keyed=("experiments", "layers"))
         raise InvalidArgument(field, f"{field}: {error}") from error
-    return ExperimentSet(message.version, experiments, layers)
+    return ExperimentSet(message.version, experiments, layers, message.origin)
 
 
 class _Named(Frozen):

@@ -17,6 +17,8 @@ class ExperimentSet:
     """Grows by one with each change; 0 for the empty set before the first one."""
     experiments: Mapping[str, Experiment] = field(default_factory=dict)
     layers: Mapping[str, Layer] = field(default_factory=dict)
+    origin: str = ""
+    """Database that the versions count in."""
 
 
 class SetError(ValueError):

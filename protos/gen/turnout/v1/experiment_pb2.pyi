@@ -380,8 +380,13 @@ class ExperimentSet(_message.Message):
     VERSION_FIELD_NUMBER: _builtins.int
     EXPERIMENTS_FIELD_NUMBER: _builtins.int
     LAYERS_FIELD_NUMBER: _builtins.int
+    ORIGIN_FIELD_NUMBER: _builtins.int
     version: _builtins.int
     """Grows by one with each change of any experiment or layer."""
+    origin: _builtins.str
+    """Database that the versions count in. Versions of two databases say nothing about which is newer: a router takes
+    the set of another database whatever its version.
+    """
     @_builtins.property
     def experiments(self) -> _containers.RepeatedCompositeFieldContainer[Global___Experiment]:
         """Experiments, by name."""
@@ -396,10 +401,11 @@ class ExperimentSet(_message.Message):
         version: _builtins.int = ...,
         experiments: _abc.Iterable[Global___Experiment] | None = ...,
         layers: _abc.Iterable[Global___Layer] | None = ...,
+        origin: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["experiments", b"experiments", "layers", b"layers", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["experiments", b"experiments", "layers", b"layers", "origin", b"origin", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

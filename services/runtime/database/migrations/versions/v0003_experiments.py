@@ -14,6 +14,7 @@ def upgrade() -> None:
     op.create_table(
         "experiment_set",
         sa.Column("singleton", sa.Integer, nullable=False, primary_key=True, autoincrement=False),
+        sa.Column("origin", sa.Text, nullable=False),
         sa.Column("version", sa.BigInteger, nullable=False),
         sa.Column("changed_at_us", sa.BigInteger, nullable=False),
     )
