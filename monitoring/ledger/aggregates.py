@@ -20,8 +20,9 @@ from monitoring.ledger.cells import EXPERIMENT, Cell
 from monitoring.ledger.exact import as_float
 from monitoring.ledger.feature_statistics import Distribution, FeatureStatistics
 from monitoring.ledger.levels import END_US, Span
-from monitoring.ledger.statistics import FIXED_POINT, Calibration, Count, OutcomeSum, Statistics, Sum
+from monitoring.ledger.statistics import Statistics
 from monitoring.ledger.tables import CELLS, COUNTERS, FEATURE_SETS, FEATURE_WINDOWS, WINDOWS, from_signed
+from monitoring.ledger.tally import FIXED_POINT, Calibration, Count, OutcomeSum, Sum
 from monitoring.ledger.watermarks import feature_levels_of, levels_of
 from monitoring.ledger.window_rows import TOTALS
 from turnout.v1 import prediction_pb2
@@ -48,7 +49,7 @@ class Totals:
 
     def count(self, which: Count) -> int:
         """Gives one of the counts."""
-        return int(self.statistics.counts[which])
+        return int(self.statistics.tally.counts[which])
 
     @property
     def decisions(self) -> int:
@@ -63,7 +64,7 @@ class Totals:
     @property
     def fallbacks(self) -> dict[int, int]:
         """Decisions that were answered otherwise, by the number of their FallbackReason; only what occurred."""
-        reasons = self.statistics.counts[Count.REASON :].tolist()
+        reasons = self.statistics.tally.counts[Count.REASON :].tolist()
         return {reason: count for reason, count in enumerate(reasons) if reason and count}
 
     @property
@@ -78,12 +79,12 @@ class Totals:
 
     def sum(self, which: Sum | OutcomeSum) -> float:
         """Gives one of the sums, correctly rounded."""
-        sums = self.statistics.sums if isinstance(which, Sum) else self.statistics.outcome_sums
+        sums = self.statistics.tally.sums if isinstance(which, Sum) else self.statistics.tally.outcome_sums
         return as_float(sums[which])
 
     def mean(self, which: Sum | OutcomeSum) -> float | None:
         """Gives a sum over the number of its terms, correctly rounded."""
-        sums = self.statistics.sums if isinstance(which, Sum) else self.statistics.outcome_sums
+        sums = self.statistics.tally.sums if isinstance(which, Sum) else self.statistics.tally.outcome_sums
         match which:
             case Sum():
                 number = self.decisions
@@ -100,7 +101,7 @@ class Totals:
         Both sums are in the target's range scaled to [0, 1], so for a binary target they are sums of probabilities
         and the number of positives. Bins have equal width; a family that is not known has none filled.
         """
-        table = self.statistics.calibration
+        table = self.statistics.tally.calibration
         return (
             table[Calibration.COUNT].copy(),
             table[Calibration.PREDICTION] / FIXED_POINT,

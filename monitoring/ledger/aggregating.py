@@ -17,7 +17,8 @@ from monitoring.ledger.feature_sets import FeatureSets
 from monitoring.ledger.feature_statistics import FeatureStatistics
 from monitoring.ledger.levels import MINUTE_US, Levels
 from monitoring.ledger.records import DecisionRow, Features
-from monitoring.ledger.statistics import REASONS, Outcomes, Statistics
+from monitoring.ledger.statistics import Statistics
+from monitoring.ledger.tally import REASONS, Decisions, Outcomes, Tally
 from monitoring.ledger.window_rows import TOTALS, Held, Key, WindowRows, features
 
 _TOTALS_KEPT: Final = 1024
@@ -70,15 +71,19 @@ class Aggregates:
         keys.update(key for cell, _, minute in outcomes for key in self._keys(cell, minute))
         windows = self.totals.get(connection, keys, lambda _: Statistics())
         for sign, grouped in decisions:
-            for group, columns in grouped.groups():
+            for group, rows in grouped.groups():
+                tally = Tally.of_decisions(rows, sign)
                 for key in self._keys(*group):
-                    _change(windows[key], sign, columns)
-        for (cell, family, minute), rows in outcomes.items():
-            target = describe(family).target
+                    held = windows[key]
+                    held.changed, held.only_outcomes = True, False
+                    held.statistics.tally.add(tally)
+                    if sign > 0:
+                        held.statistics.observe(rows)
+        for (cell, family, minute), reported in outcomes.items():
+            tally = Tally.of_outcomes(reported, describe(family).target)
             for key in self._keys(cell, minute):
-                held = windows[key]
-                held.changed = True
-                held.statistics.change_outcomes(rows, target)
+                windows[key].changed = True
+                windows[key].statistics.tally.add(tally)
         self.totals.write(connection, windows.items())
         self._features(connection, changes.features, describe)
 
@@ -110,28 +115,9 @@ class Aggregates:
         self.features.write(connection, windows.items())
 
 
-def _change(held: Held[Statistics], sign: int, columns: _Columns) -> None:
-    held.changed, held.only_outcomes = True, False
-    if sign > 0:
-        held.statistics.add_decisions(*columns)
-    else:
-        held.statistics.replace_decisions(*columns)
-
-
 def _add_features(held: Held[FeatureStatistics], table: NDArray[np.float32]) -> None:
     held.changed, held.only_outcomes = True, False
     held.statistics.add(table)
-
-
-class _Columns(NamedTuple):
-    values: NDArray[np.float64]
-    confidences: NDArray[np.float64]
-    latencies: NDArray[np.float64]
-    reasons: NDArray[np.int64]
-
-    def of(self, part: NDArray[np.int64]) -> _Columns:
-        """Gives some of the decisions."""
-        return _Columns(self.values[part], self.confidences[part], self.latencies[part], self.reasons[part])
 
 
 class _Grouped:
@@ -140,7 +126,7 @@ class _Grouped:
     def __init__(self, rows: Sequence[tuple[int, DecisionRow]]) -> None:
         cells = np.array([cell for cell, _ in rows], np.int64)
         minutes = np.array([row.assigned_at_us for _, row in rows], np.int64) // MINUTE_US * MINUTE_US
-        self._columns = _Columns(
+        self._rows = Decisions(
             np.array([row.value for _, row in rows], np.float64),
             np.array([row.confidence for _, row in rows], np.float64),
             np.array([row.latency_us for _, row in rows], np.float64),
@@ -153,10 +139,10 @@ class _Grouped:
         starts = np.concatenate(([0], breaks))
         self.keys = list(zip(cells[starts].tolist(), minutes[starts].tolist(), strict=True))
 
-    def groups(self) -> Iterator[tuple[tuple[int, int], _Columns]]:
+    def groups(self) -> Iterator[tuple[tuple[int, int], Decisions]]:
         """Gives each (cell, minute) with the columns of its decisions."""
         for key, part in zip(self.keys, self._parts, strict=True):
-            yield key, self._columns.of(part)
+            yield key, self._rows.of(part)
 
 
 def _group_outcomes(changes: Sequence[OutcomeChange]) -> dict[tuple[int, str, int], Outcomes]:

@@ -9,7 +9,7 @@ from typing import Final
 
 from bentos import family as declared
 from bentos.schema import Schema
-from monitoring.ledger.statistics import UNKNOWN_TARGET, TargetRange
+from monitoring.ledger.tally import UNKNOWN_TARGET, TargetRange
 from services.runtime.errors import NotFound
 
 

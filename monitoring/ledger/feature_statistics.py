@@ -50,8 +50,8 @@ class FeatureStatistics:
         missing = np.isnan(rows)
         self.rows += len(rows)
         self.nulls += missing.sum(axis=0)
-        # Features must be neighbours in memory, so that a sketch reads them without a copy of its own.
-        columns = np.ascontiguousarray(rows.T)
+        # A feature's values side by side, and writable: the sketches take nothing else.
+        columns = rows.T.copy(order="C")
         known = np.where(missing.T, np.float32(0), columns).astype(np.float64)
         self.sums += known.sum(axis=1)
         self.squares += np.einsum("ij,ij->i", known, known)

@@ -18,7 +18,7 @@ from monitoring.ledger.levels import DAY_US, HOUR_US, MINUTE_US
 from monitoring.ledger.retention import Retention
 from monitoring.ledger.tables import DECISIONS, FEATURE_WINDOWS, OUTCOMES, WINDOWS
 from monitoring.ledger.watermarks import DAYS_UNTIL, FEATURE_MINUTES_FROM, HOURS_FROM, HOURS_UNTIL, MINUTES_FROM
-from monitoring.ledger.window_rows import TOTALS, Kind, features
+from monitoring.ledger.window_rows import Kind, features
 from monitoring.ledger.writing import HELD, HELD_BYTES, LATE_US, PRUNED_UNTIL, ROW_BYTES
 from services.runtime.database import bulk_insert
 
@@ -87,10 +87,8 @@ class Upkeep:
         until = self.counters[watermark]
         if until >= due:
             return
-        first = min(self._first(WINDOWS, short, until, due), self._first(FEATURE_WINDOWS, short, until, due))
-        start = first // long * long
+        start = self._first(FEATURE_WINDOWS, short, until, due) // long * long
         if start < due:
-            done.rolled += _merge(self.connection, TOTALS, short, long, start)
             kind = features(self.aggregates.sets.sizes)
             done.rolled += _merge(self.connection, kind, short, long, start)
         self.counters[watermark] = min(start + long, due)
@@ -102,16 +100,16 @@ class Upkeep:
 
     def _drop(self, done: Step) -> None:
         """Forgets windows that longer ones have long since covered."""
-        kept, hours_until = self.retention, self.counters[HOURS_UNTIL]
+        kept, until = self.retention, self.counters
         ends = (
-            (WINDOWS, MINUTE_US, MINUTES_FROM, min(self._ago(kept.minute_days * DAY_US, HOUR_US), hours_until)),
+            (WINDOWS, MINUTE_US, MINUTES_FROM, self._ago(kept.minute_days * DAY_US, HOUR_US)),
             (
                 FEATURE_WINDOWS,
                 MINUTE_US,
                 FEATURE_MINUTES_FROM,
-                min(self._ago(kept.feature_minute_hours * HOUR_US, HOUR_US), hours_until),
+                min(self._ago(kept.feature_minute_hours * HOUR_US, HOUR_US), until[HOURS_UNTIL]),
             ),
-            (WINDOWS, HOUR_US, HOURS_FROM, min(self._ago(kept.hour_days * DAY_US, DAY_US), self.counters[DAYS_UNTIL])),
+            (WINDOWS, HOUR_US, HOURS_FROM, min(self._ago(kept.hour_days * DAY_US, DAY_US), until[DAYS_UNTIL])),
         )
         for _, _, watermark, end in ends:
             self.counters[watermark] = max(self.counters[watermark], end)

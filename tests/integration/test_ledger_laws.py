@@ -19,7 +19,7 @@ from sqlalchemy import Connection, select
 
 from monitoring.ledger import reading
 from monitoring.ledger.aggregates import By, window_totals
-from monitoring.ledger.statistics import Count
+from monitoring.ledger.tally import Count
 from monitoring.ledger.store import Store, StoreSettings, open_store
 from monitoring.ledger.tables import COUNTERS, DECISIONS, OUTCOMES, SET_ASIDE, SNAPSHOTS
 from monitoring.ledger.writing import CONFLICT
@@ -105,7 +105,7 @@ def totals(connection: Connection, family: str) -> dict[tuple[str, ...], Any]:
     found = window_totals(connection, family, by=get_args(By), populations=None)
     exact = {}
     for group, one in found.items():
-        statistics = one.statistics
+        statistics = one.statistics.tally
         counts = statistics.counts.tolist()
         counts[Count.REPLACED] = 0
         parts = (counts, statistics.calibration.tolist(), statistics.sums, statistics.outcome_sums)
