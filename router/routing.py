@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Final
 
 from bentos.family import RULES, Family
 from router.backends.pool import Pool
@@ -12,6 +13,9 @@ from router.strategies import Assignment, AssignmentReason, Hashed
 from router.strategies.family import FamilyExperiments, Unevaluable
 from services.runtime.errors import NotFound
 from services.runtime.experiment import Experiment
+from services.runtime.policy import Policy
+
+DEFAULT_POLICY: Final = Policy()
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +27,9 @@ class Route:
     experiments: FamilyExperiments | None
     pools: Mapping[str, Pool]
     """By variant; the rules have none."""
+    policy: Policy = DEFAULT_POLICY
+    critical: bool = False
+    """Whether its calls are answered whatever the load."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +37,8 @@ class RoutingTable:
     """An immutable picture of the whole configuration."""
 
     routes: Mapping[str, Route]
+    critical: frozenset[bytes] = frozenset()
+    """Names of the critical families, as they stand in messages."""
 
     def route(self, family: str) -> Route:
         """Gives a family's route.

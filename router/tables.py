@@ -9,6 +9,7 @@ from bentos.family import Family
 from bentos.family import load as load_family
 from router.backends.guard import GuardSettings
 from router.backends.link import Expectation
+from router.backends.open_inference import Remote
 from router.backends.pool import Pool
 from router.resilience.breaker import BreakerSettings
 from router.resilience.limit import LimitSettings
@@ -46,7 +47,7 @@ class TableBuilder:
             for variant, where in settings.variants.items():
                 addresses = variant_addresses(home, name, variant, where)
                 pools[(name, variant)] = self._pool(families[name], variant, addresses, settings.policy, where)
-        retired = [pool for key, pool in self._pools.items() if key not in pools]
+        retired = [pool for key, pool in self._pools.items() if pools.get(key) is not pool]
         self._pools = pools
         routes = {
             name: Route(
@@ -54,16 +55,20 @@ class TableBuilder:
                 deadline_seconds=settings.deadline_ms / 1000,
                 experiments=experiments.get(name),
                 pools={variant: pool for (family, variant), pool in pools.items() if family == name},
+                policy=settings.policy,
+                critical=settings.critical,
             )
             for name, settings in config.families.items()
         }
-        return RoutingTable(routes), retired
+        critical = frozenset(name.encode() for name, settings in config.families.items() if settings.critical)
+        return RoutingTable(routes, critical), retired
 
     def _pool(self, family: Family, variant: str, addresses: tuple[str, ...], policy: Policy, where: Variant) -> Pool:
         """Gives a variant's pool: the one there is, at the addresses and with the settings that hold now."""
         guard = guard_settings(policy)
         pool = self._pools.get((family.name, variant))
-        if pool is None:
+        remote = Remote(where.model, where.output) if where.protocol == "open_inference" else None
+        if pool is None or pool.remote != remote:
             return Pool(
                 addresses,
                 expectation(family),
@@ -71,6 +76,7 @@ class TableBuilder:
                 jitter=self._jitter,
                 guard=guard,
                 scales_to_zero=where.scale_to_zero,
+                remote=remote,
             )
         pool.configure(guard, scales_to_zero=where.scale_to_zero)
         if pool.addresses != addresses:

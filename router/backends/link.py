@@ -14,7 +14,7 @@ import asyncio
 import contextlib
 import math
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any, Final, NamedTuple
@@ -123,6 +123,8 @@ class _Sent(NamedTuple):
 class Link:
     """The stream to one address. `submit` never raises and never blocks; `run` keeps the stream open."""
 
+    channel_options: Sequence[tuple[str, int]] = CHANNEL_OPTIONS
+
     def __init__(
         self,
         address: str,
@@ -180,19 +182,24 @@ class Link:
     def _send(
         self, future: asyncio.Future[Result], packed: bytes, rows: int, seconds: float, *, probe: bool, knock: bool
     ) -> None:
+        call_id = self._note(future, rows, seconds, probe=probe, knock=knock)
+        self._waiting.append((call_id, rows, int(seconds * 1000) or 1, packed))
+        if self._hold is None:
+            since = self._loop.time() - self._sent_at
+            if not self._unanswered and (self._rate < BUSY_CALLS_PER_SECOND or since >= HOLD_SECONDS):
+                self._wake_writer()
+            else:
+                self._hold = self._loop.call_later(max(HOLD_SECONDS - since, 0.0), self._release)
+
+    def _note(self, future: asyncio.Future[Result], rows: int, seconds: float, *, probe: bool, knock: bool) -> int:
+        """Takes a call among those under way, which `_sweep` ends in time; gives its number."""
         call_id = self._next_id = self._next_id + 1
         now = self._loop.time()
         self._under_way[call_id] = _Sent(future, rows, now, now + seconds, probe, knock)
         if not self._sweeping:
             self._sweeping = True
             self._loop.call_later(SWEEP_SECONDS, self._sweep)
-        self._waiting.append((call_id, rows, int(seconds * 1000) or 1, packed))
-        if self._hold is None:
-            since = now - self._sent_at
-            if not self._unanswered and (self._rate < BUSY_CALLS_PER_SECOND or since >= HOLD_SECONDS):
-                self._wake_writer()
-            else:
-                self._hold = self._loop.call_later(max(HOLD_SECONDS - since, 0.0), self._release)
+        return call_id
 
     async def drained(self, seconds: float) -> None:
         """Waits until no call is under way, at most so long."""
@@ -235,7 +242,7 @@ class Link:
         pause = _FIRST_PAUSE_SECONDS
         while True:
             try:
-                async with grpc.aio.insecure_channel(self.address, options=CHANNEL_OPTIONS) as channel:
+                async with grpc.aio.insecure_channel(self.address, options=self.channel_options) as channel:
                     self._channel = channel
                     served = await self._check(channel)
                     if served is not None:
@@ -276,10 +283,7 @@ class Link:
         )
         call: Any = method()
         await call.wait_for_connection()
-        self.served = served
-        self.opened.set()
-        self.guard.recovered()
-        _log.info("link open", address=self.address, version=served.version)
+        self._opened(served)
         writer = asyncio.create_task(self._write(call))
         # Whatever ends the writer ends the stream: half a link would only let calls time out.
         writer.add_done_callback(lambda _: call.cancel())
@@ -293,6 +297,12 @@ class Link:
             with contextlib.suppress(asyncio.CancelledError, grpc.aio.AioRpcError):
                 await writer
             call.cancel()
+
+    def _opened(self, served: Served) -> None:
+        self.served = served
+        self.opened.set()
+        self.guard.recovered()
+        _log.info("link open", address=self.address, version=served.version)
 
     async def _write(self, call: Any) -> None:
         """Sends all that waits in one frame, again and again; sleeps when nothing waits or a frame is unanswered."""
@@ -347,7 +357,11 @@ class Link:
             result = struct.unpack(f"<{sent.rows}f", output)
             low, high = self._expected.low, self._expected.high
             # NaN fails this comparison as well.
-            usable = low <= result[0] <= high if sent.rows == 1 else all(low <= value <= high for value in result)
+            if sent.rows == 1:
+                usable = low <= result[0] <= high
+            else:
+                # A sum is finite only if all values are numbers; min and max alone do not see every NaN.
+                usable = math.isfinite(sum(result)) and low <= min(result) and max(result) <= high
         if sent.knock:
             result = result if usable else Failure.INVALID
         else:

@@ -9,6 +9,7 @@ from typing import Final
 
 from router.backends.guard import DEFAULT_GUARD, GuardSettings
 from router.backends.link import Expectation, Link
+from router.backends.open_inference import OpenInferenceLink, Remote
 from router.resilience.allowance import HEDGE_SHARE, RETRY_SHARE, Allowance
 from router.resilience.budget import LONGEST_DEADLINE_SECONDS
 from router.resilience.reasons import Fallback
@@ -29,7 +30,10 @@ class Pool:
         jitter: Callable[[], float],
         guard: GuardSettings = DEFAULT_GUARD,
         scales_to_zero: bool = False,
+        remote: Remote | None = None,
     ) -> None:
+        """Starts a link to each address; `remote` is what is asked of servers that speak the open protocol."""
+        self.remote = remote
         self.addresses = tuple(addresses)
         self._expected = expected
         self._loop = loop
@@ -38,7 +42,7 @@ class Pool:
         self._absent = Fallback.COLD_START if scales_to_zero else Fallback.UNAVAILABLE
         self._running: dict[Link, asyncio.Task[None]] = {}
         for address in self.addresses:
-            self._start(Link(address, expected, loop=loop, jitter=jitter, guard=guard))
+            self._start(self._link(address))
         self.links = tuple(self._running)
         """Links to the configured addresses."""
         self._leaving: tuple[Link, ...] = ()
@@ -47,6 +51,13 @@ class Pool:
         self.retries = Allowance(RETRY_SHARE)
         """Extra attempts of any kind, hedges included."""
         self.hedges = Allowance(HEDGE_SHARE)
+
+    def _link(self, address: str) -> Link:
+        if self.remote is None:
+            return Link(address, self._expected, loop=self._loop, jitter=self._jitter, guard=self._guard)
+        return OpenInferenceLink(
+            address, self._expected, loop=self._loop, jitter=self._jitter, guard=self._guard, remote=self.remote
+        )
 
     def _start(self, link: Link) -> None:
         self._running[link] = self._loop.create_task(link.run())
@@ -70,7 +81,7 @@ class Pool:
         for address in self.addresses:
             link = kept.pop(address, None)
             if link is None:
-                link = Link(address, self._expected, loop=self._loop, jitter=self._jitter, guard=self._guard)
+                link = self._link(address)
                 self._start(link)
             fresh.append(link)
         self.links = tuple(fresh)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, Literal
 
 import yaml
 from pydantic import AfterValidator, Field, SecretStr, ValidationError, field_validator, model_validator
@@ -60,9 +60,19 @@ class Variant(Frozen):
     addresses: tuple[Address, ...] = Field(default=(), max_length=64)
     scale_to_zero: bool = False
     """Whether having no backend is usual: the rules answer while one wakes, and say so."""
+    protocol: Literal["turnout", "open_inference"] = "turnout"
+    """What the servers at `addresses` speak: our own stream, or ModelInfer of the Open Inference Protocol."""
+    model: str = Field(default="", max_length=128)
+    """With open_inference: the model's name there."""
+    output: str = Field(default="", max_length=128)
+    """With open_inference: the output tensor that holds one number a row; empty takes the only one."""
 
     @model_validator(mode="after")
     def _somewhere(self) -> Variant:
+        if self.protocol == "open_inference" and not (self.addresses and self.model):
+            raise ValueError("a variant with protocol open_inference needs addresses and a model")
+        if self.protocol != "open_inference" and (self.model or self.output):
+            raise ValueError("model and output go with protocol: open_inference, and only with it")
         if self.bento is None and not self.addresses:
             raise ValueError("a variant needs a bento (exact tag, name:version) or addresses")
         return self
