@@ -7,7 +7,7 @@ STAMP := $(VENV)/.installed
 PEERS := mlserver kserve
 ARGS ?=
 
-.PHONY: setup demo test lint types bench peers protos lock format clean
+.PHONY: setup demo test chaos lint types bench peers protos lock format clean
 .DEFAULT_GOAL := setup
 
 setup: $(STAMP)
@@ -26,6 +26,10 @@ demo: $(STAMP)
 
 test: $(STAMP)
 	$(BIN)/python -m pytest $(ARGS)
+
+# Real faults on real processes; `make chaos CALLS=20000` is the long form, `make chaos ARGS="--case disk --seed 7"` a part.
+chaos: $(STAMP)
+	@$(BIN)/python -m tests.chaos $(if $(CALLS),--calls $(CALLS)) $(ARGS)
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
