@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections import Counter as Tally
 from collections.abc import Iterable
 
@@ -67,4 +68,5 @@ class AlertMetrics:
 
     def forget(self, handler: str) -> None:
         """Takes out a handler that is not configured any more."""
-        self._waiting.remove(handler)
+        with contextlib.suppress(KeyError):
+            self._waiting.remove(handler)
