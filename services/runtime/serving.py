@@ -26,8 +26,8 @@ SERVER_OPTIONS: Final = (
     # What a client sends beyond that waits at the client. Without this, grpc refuses some of a burst, with UNAVAILABLE:
     # it counts streams that are answered already and not yet cleaned up (283 of 500 calls at once, measured).
     ("grpc.http.overload_protection", 0),
-    # grpc refuses calls at random, with CANCELLED, once 1 000 wait to be taken up: a flood of half-sent calls cost others
-    # theirs. Admission refuses instead, by name and with a hint.
+    # grpc refuses calls at random, with CANCELLED, once 1 000 wait to be taken up: a flood of half-sent calls cost
+    # others theirs. Admission refuses instead, by name and with a hint.
     ("grpc.server.max_pending_requests", 8_000),
     ("grpc.server.max_pending_requests_hard_limit", 16_000),
     ("grpc.max_metadata_size", 16 << 10),

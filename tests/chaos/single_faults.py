@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import json
 import signal
+import sqlite3
 import time
+from collections import Counter
 from collections.abc import Awaitable, Callable
 from functools import partial
 
@@ -76,7 +80,17 @@ async def close_books(stage: Stage, traffic: Traffic, result: Result) -> None:
     result.book(await compare(stage.hub_address, traffic.prefix, traffic.answered))
     numbers = await router_numbers(router.addresses["metrics"] for router in stage.routers)
     if not numbers.balanced or numbers.pending or numbers.set_aside:
-        result.broken.append(f"the routers' numbers: {numbers}")
+        result.broken.append(f"the routers' numbers: {numbers}; {why_set_aside(stage)}")
+
+
+def why_set_aside(stage: Stage) -> str:
+    """Gives the reasons of ledger and routers, each with its number."""
+    reasons: Counter[str] = Counter()
+    with contextlib.closing(sqlite3.connect(stage.home.ledger)) as ledger, contextlib.suppress(sqlite3.Error):
+        reasons.update(reason for (reason,) in ledger.execute("SELECT reason FROM set_aside"))
+    for path in stage.root.glob("journal/*/rejects/rejects.jsonl"):
+        reasons.update(json.loads(line)["reason"] for line in path.read_text().splitlines())
+    return ", ".join(f"{count} × {reason}" for reason, count in reasons.items())
 
 
 def _network(fault: Fault) -> Case:

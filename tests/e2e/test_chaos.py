@@ -1,4 +1,4 @@
-"""The short form of the chaos suite: a few cases with real processes and real signals; `make chaos` runs all of them."""
+"""The short form of the chaos suite: a few cases with real processes and signals; `make chaos` runs all of them."""
 
 from __future__ import annotations
 
