@@ -73,6 +73,8 @@ class _Watcher:
     nonce: int = 0
     unanswered: dict[int, _Sent] = field(default_factory=dict)
     """The sets that were sent and not answered, by nonce; never more than are made within the time to answer."""
+    refused: dict[int, _Sent] = field(default_factory=dict)
+    """The newest set that it refused, by nonce: it may still take it when its own configuration has changed."""
     end: TurnoutError | None = None
     ended: bool = False
 
@@ -205,13 +207,14 @@ class Watching:
             raise InvalidArgument("acknowledgement.nonce", "acknowledgement.nonce must be that of a response")
         if told.applied_version < 0:
             raise InvalidArgument("acknowledgement.applied_version", "acknowledgement.applied_version is below 0")
-        answered = watcher.unanswered.get(told.nonce)
+        answered = watcher.unanswered.get(told.nonce) or watcher.refused.get(told.nonce)
         # Who answers a set has seen those before it.
         watcher.unanswered = {nonce: sent for nonce, sent in watcher.unanswered.items() if nonce > told.nonce}
         if answered is None:
             self._routers.heard(watcher.router)
             return
-        refusal = " ".join(told.refusal.split())[:MAX_TEXT]
+        refusal = " ".join(told.refusal.replace("\0", " ").split())[:MAX_TEXT]
+        watcher.refused = {told.nonce: answered} if refusal else {}
         lag = None
         if not refusal and told.applied_version == answered.version:
             lag = self._clock() - max(answered.stored_at, watcher.joined_at)
