@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Final
 
@@ -16,6 +15,8 @@ from services.runtime.identifiers import check_decision_id, is_id
 from turnout.v1 import ledger_pb2, prediction_pb2
 
 MAX_OUTCOMES: Final = 1000
+LARGEST_VALUE: Final = 1e150
+"""As the ledger's: squares of larger ones cannot be summed."""
 _FUTURE_US: Final = 5 * 60 * 1_000_000
 
 FindFamilies = Callable[[str, Sequence[str]], Awaitable[Sequence[str] | None]]
@@ -96,8 +97,9 @@ class Outcomes:
 
     def _check(self, request: prediction_pb2.RecordOutcomeRequest, family: str | None, now_us: int) -> None:
         check_decision_id(request.decision_id)
-        if not math.isfinite(request.value):
-            raise InvalidArgument("value", "value must be a finite number")
+        # NaN fails this comparison as well.
+        if not abs(request.value) <= LARGEST_VALUE:
+            raise InvalidArgument("value", f"value must be a finite number of at most {LARGEST_VALUE:g}")
         if not 0 <= request.occurred_at_unix_us <= now_us + _FUTURE_US:
             message = "occurred_at_unix_us must not be before 1970 and not over 5 minutes ahead"
             raise InvalidArgument("occurred_at_unix_us", message)
