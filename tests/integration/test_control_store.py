@@ -251,7 +251,7 @@ def test_it_keeps_what_a_model_of_it_says(database_url: str) -> None:
     few = settings(
         max_examples=12, stateful_step_count=14, deadline=None, suppress_health_check=list(HealthCheck), database=None
     )
-    run_state_machine_as_test(OnThisDatabase, settings=few)  # type: ignore[no-untyped-call]
+    run_state_machine_as_test(OnThisDatabase, settings=few)
 
 
 @contextlib.asynccontextmanager

@@ -126,6 +126,10 @@ async def test_a_router_that_does_not_read_is_dropped(tmp_path: Path, database_u
         good = hub.watcher("good", options=(("grpc.max_receive_message_length", 1 << 26),))
         response = await good.hello()
         await good.answer(response)
+        # The first set may still find room on the way; a second one does not.
+        await hub.toggle(1)
+        response = await good.next_set()
+        await good.answer(response)
 
         async def gone() -> bool:
             return not (await hub.status("stuck")).connected
