@@ -14,7 +14,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import threading
 from collections import deque
 from collections.abc import Sequence
 from pathlib import Path
@@ -25,6 +24,7 @@ import structlog
 from router.accounts import Accounts, JournalStatus
 from router.disk import Disk, LocalDisk, lock, write_all
 from router.frames import frame
+from router.group_commit import GroupCommit
 from router.held import Held
 from router.rejects import Rejects
 from router.segments import Segment, Tail, find_tail, first_number, newest, segment_path, segments
@@ -33,10 +33,8 @@ __all__ = ["Journal", "newest", "segments"]
 _log = structlog.get_logger(__name__)
 SEGMENT_BYTES: Final = 8 << 20
 MAX_BYTES: Final = 4 << 30
-COMMIT_SECONDS: Final = 0.005
 RETRY_SECONDS: Final = 0.5
 MAX_HELD_BYTES: Final = 64 << 20
-MAX_WAITERS: Final = 100_000
 COMMIT_PATIENCE_SECONDS: Final = 0.1
 _HEALED_AT_ONCE: Final = 64
 
@@ -90,15 +88,12 @@ class Journal:
         """Whether the segment may not be written any more: it could not be opened, or a synchronisation failed."""
         self._open_tail(tail.torn, present[-3:-1])
         self._held = Held(max_held_bytes)
-        # Shared with the committing thread: what needs stable storage, and who waits for it.
+        # Shared with the committing thread: what is on stable storage, and what is not yet.
         self._durable = (self._segment.index, self._segment.size)
         self._unsynced: deque[tuple[int, int, bytes]] = deque()
         self._names_made, self._names_stable = 1, 0
-        self._dirty, self._hurry, self._resume = threading.Event(), threading.Event(), threading.Event()
-        self._marked = self._stopping = False
-        self._waiters: deque[asyncio.Future[bool]] = deque()
         self._rolled: deque[Segment] = deque()
-        self._attention = asyncio.Event()
+        self._commit = GroupCommit(self.synchronise, urgent=self._urgent, failed=self._take_back)
 
     @property
     def held(self) -> int:
@@ -139,7 +134,7 @@ class Journal:
         self._held.add(first, count, data)
         # Where the disk has no room for records there is still this: after a crash they are known to be missing.
         self.accounts.change(started=self._next)
-        self._mark()
+        self._commit.mark()
         return False
 
     async def committed(self, seconds: float = COMMIT_PATIENCE_SECONDS) -> bool:
@@ -151,43 +146,20 @@ class Journal:
         Returns:
             False when the disk refuses or takes longer.
         """
-        if self._held or len(self._waiters) >= MAX_WAITERS:
-            return False
-        loop = asyncio.get_running_loop()
-        waiter: asyncio.Future[bool] = loop.create_future()
-        self._waiters.append(waiter)
-        self._mark()
-        self._hurry.set()
-        timer = loop.call_later(seconds, _settle, waiter, False)  # noqa: FBT003 - call_later takes no keywords
-        try:
-            return await waiter
-        finally:
-            timer.cancel()
+        return False if self._held else await self._commit.wait(seconds)
 
     async def run(self) -> None:
-        """Group commit, until cancelled: one synchronisation every few milliseconds, in a thread of its own.
-
-        The event loop hears of it only when somebody waits or something is to be done: at a thousand calls a second
-        its own timers and wake-ups would cost more than the synchronisation.
-        """
-        loop = asyncio.get_running_loop()
-        thread = threading.Thread(target=self._commit_forever, args=(loop,), name="journal", daemon=True)
-        thread.start()
-        if self._unusable:
-            self._attention.set()
-        try:
+        """Commits, begins new segments, and heals when the disk does, until cancelled."""
+        async with self._commit.running():
+            if self._unusable:
+                self._commit.attention.set()
             while True:
-                await self._attention.wait()
-                self._attention.clear()
+                await self._commit.attention.wait()
+                self._commit.attention.clear()
                 if self._segment.size >= self._segment_bytes and not self._held:
                     with contextlib.suppress(OSError):
                         self._roll()
                 await self._heal()
-        finally:
-            self._stopping = True
-            for event in (self._hurry, self._dirty, self._resume):
-                event.set()
-            await loop.run_in_executor(None, thread.join)
 
     def synchronise(self) -> OSError | None:
         """Brings everything written so far to stable storage; gives the error when the disk refuses.
@@ -282,36 +254,12 @@ class Journal:
             return
         self._unusable = False
 
-    def _commit_forever(self, loop: asyncio.AbstractEventLoop) -> None:
-        while True:
-            self._dirty.wait()
-            self._hurry.wait(COMMIT_SECONDS)
-            if self._stopping:
-                return
-            # In this order: what is written from here on marks the journal again.
-            self._hurry.clear()
-            self._dirty.clear()
-            self._marked = False
-            waiting = len(self._waiters)
-            error = self.synchronise()
-            if waiting or error or self._held or self._segment.size >= self._segment_bytes:
-                waiters = [self._waiters.popleft() for _ in range(waiting)]
-                loop.call_soon_threadsafe(self._committed, waiters, error)
-            if error is not None:
-                self._resume.wait()
-                self._resume.clear()
+    def _urgent(self) -> bool:
+        return bool(self._held) or self._segment.size >= self._segment_bytes
 
-    def _committed(self, waiters: Sequence[asyncio.Future[bool]], error: OSError | None) -> None:
-        if error is not None:
-            _log.error("the journal cannot be synchronised", reason=error.strerror)
-            self._take_back()
-            self._resume.set()
-        for waiter in waiters:
-            _settle(waiter, error is None)
-        self._attention.set()
-
-    def _take_back(self) -> None:
+    def _take_back(self, error: OSError) -> None:
         """After a failed synchronisation nobody knows what is on disk: all of it is written anew, elsewhere."""
+        _log.error("the journal cannot be synchronised", reason=error.strerror)
         self._unusable = True
         for segment in (*self._rolled, self._segment):
             whole = min(self.durable_end(segment.index), segment.size)
@@ -323,12 +271,6 @@ class Journal:
             self._disk.close(self._rolled.popleft().descriptor)
         while self._unsynced:
             self._held.put_back(*self._unsynced.pop())
-
-    def _mark(self) -> None:
-        # A plain flag first: setting an event that is set costs a lock each time.
-        if not self._marked:
-            self._marked = True
-            self._dirty.set()
 
     async def _heal(self) -> None:
         while self._held or self._unusable:
@@ -364,7 +306,7 @@ class Journal:
         self._unsynced.append((first, count, data))
         segment.size += len(data)
         self._bytes += len(data)
-        self._mark()
+        self._commit.mark()
 
     def _roll(self) -> None:
         """Begins the next segment.
@@ -384,9 +326,4 @@ class Journal:
             self._rolled.append(old)
         self._segment, self._unusable = Segment(index, path, descriptor), False
         self._names_made += 1
-        self._mark()
-
-
-def _settle(waiter: asyncio.Future[bool], durable: bool) -> None:  # noqa: FBT001 - a callback's only argument
-    if not waiter.done():
-        waiter.set_result(durable)
+        self._commit.mark()

@@ -89,7 +89,7 @@ async def _everything(options: Options) -> Result:
 
 async def _stopped_router(options: Options) -> Result:
     async def disturb(stage: Stage, _: Result) -> None:
-        for _ in range(3):
+        for _number in range(3):
             stage.router.signal(signal.SIGSTOP)
             await asyncio.sleep(1.0)
             stage.router.signal(signal.SIGCONT)

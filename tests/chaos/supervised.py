@@ -7,6 +7,8 @@ import json
 import os
 import signal
 import sys
+from collections.abc import Callable
+from functools import partial
 
 import psutil
 
@@ -50,21 +52,21 @@ async def _up(stage: Stage) -> Up:
     stage.config["router"]["grpc"] = f"127.0.0.1:{port}"
     del stage.config["families"][FAMILY]["variants"][VARIANT]["addresses"]
     stage.write_config()
-    process = await asyncio.create_subprocess_exec(
+    up = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "services.cli.tether", str(os.getpid()), "services.cli.main"),
         *("up", "-c", str(stage.config_path), "-o", "json"),
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.DEVNULL,
     )
-    assert process.stdout is not None
+    assert up.stdout is not None
     text = b""
     async with asyncio.timeout(60):
         while not text.endswith(b"\n}\n"):
-            line = await process.stdout.readline()
+            line = await up.stdout.readline()
             if not line:
                 raise RuntimeError("turnout up ended early")
             text += line
-    return Up(process, json.loads(text))
+    return Up(up, json.loads(text))
 
 
 async def _supervised(options: Options, name: str, *, kill: bool) -> Result:
@@ -101,15 +103,16 @@ async def _supervised(options: Options, name: str, *, kill: bool) -> Result:
     return result
 
 
+def _is_another(up: Up, name: str, old: psutil.Process) -> bool:
+    found = up.children.get(name)
+    return found is not None and found.pid != old.pid
+
+
 async def _kill_each(up: Up, result: Result) -> None:
     for name in ("model", "hub", "router", "model", "hub", "router"):
         old = up.children[name]
         old.kill()
-        await _until(
-            lambda name=name, old=old: up.children.get(name, old).pid != old.pid,  # type: ignore[misc]
-            f"another {name} runs",
-            result,
-        )
+        await _until(partial(_is_another, up, name, old), f"another {name} runs", result)
         await asyncio.sleep(1.0)
 
 
@@ -117,17 +120,17 @@ async def _replace_all(up: Up, result: Result) -> None:
     old = up.children
     up.process.send_signal(signal.SIGHUP)
     await _until(
-        lambda: all(up.children.get(name, child).pid != child.pid for name, child in old.items()),
+        lambda: all(_is_another(up, name, child) for name, child in old.items()),
         "every process is another one",
         result,
         seconds=60.0,
     )
 
 
-async def _until(condition: object, what: str, result: Result, seconds: float = BACK_SECONDS) -> None:
+async def _until(condition: Callable[[], bool], what: str, result: Result, seconds: float = BACK_SECONDS) -> None:
     try:
         async with asyncio.timeout(seconds):
-            while not condition():  # type: ignore[operator]
+            while not condition():
                 await asyncio.sleep(0.05)
     except TimeoutError:
         result.broken.append(f"not within {seconds:.0f} s: {what}")
