@@ -29,7 +29,8 @@ def _flat(settings: MonitoringSettings) -> dict[str, Any]:
         if isinstance(value, dict) and value:
             for name, part in value.items():
                 walk(part, f"{path}.{name}" if path else str(name))
-        else:
+        elif value != {} or "." in path:
+            # An empty section says nothing; an empty part of a handler ("log: {}") does.
             found[path] = value
 
     walk(settings.model_dump(mode="json", exclude_none=True), "")

@@ -2295,7 +2295,7 @@ class MonitoringSettings(_message.Message):
 
     @_builtins.property
     def handlers(self) -> _containers.MessageMap[_builtins.str, Global___AlertHandler]:
-        """Who hears of alerts, by name; at most 16."""
+        """Who hears of alerts, by name; at most 16. None means one named log, which logs all of them."""
 
     def __init__(
         self,
