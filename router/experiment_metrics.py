@@ -58,19 +58,21 @@ class ExperimentMetrics:
         self._present: set[tuple[str, str]] = set()
         self._failed: set[tuple[str, str]] = set()
 
-    def applied(self, families: Iterable[FamilyExperiments]) -> None:
-        """Notes the revisions that are applied now, and forgets experiments that are gone."""
+    def applied(self, families: Iterable[FamilyExperiments]) -> set[tuple[str, str]]:
+        """Notes the revisions that are applied now; forgets experiments that are gone and gives them."""
         present = set()
         for family in families:
             for name, snapshot in family.experiments.items():
                 present.add((family.family, name))
                 self._revision.labels(family.family, name).set(snapshot.experiment.revision)
-        for gone in self._present - present:
-            self._revision.remove(*gone)
-        for gone in self._failed - present:
-            self._unevaluable.remove(*gone)
+        gone = self._present - present
+        for labels in gone:
+            self._revision.remove(*labels)
+        for labels in self._failed - present:
+            self._unevaluable.remove(*labels)
         self._failed &= present
         self._present = present
+        return gone
 
     def sets(self, *, applied: bool) -> None:
         """Counts a set of the hub."""

@@ -31,6 +31,11 @@ class Route:
     critical: bool = False
     """Whether its calls are answered whatever the load."""
 
+    @property
+    def shadowed(self) -> bool:
+        """Whether any of the experiments copies rows to shadows."""
+        return self.experiments is not None and self.experiments.shadowed
+
 
 @dataclass(frozen=True, slots=True)
 class RoutingTable:

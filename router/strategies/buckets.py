@@ -1,4 +1,4 @@
-"""Ten thousand buckets that units are dealt into: for layers, hold-outs and shadows, each independently."""
+"""Ten thousand buckets: of units for layers and hold-outs, of decisions for shadows, each independently."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ class Purpose(Enum):
 
     LAYER = b"l"
     HOLD_OUT = b"h"
-    SHADOW = b"c"
 
 
 def bucket(key: bytes, purpose: Purpose, tenant: str, unit_id: str, decision_id: str) -> int:
@@ -23,3 +22,8 @@ def bucket(key: bytes, purpose: Purpose, tenant: str, unit_id: str, decision_id:
     else:
         message = purpose.value + b"d" + framed(tenant) + utf8(decision_id)
     return keyed(key, message) * BUCKETS >> 64
+
+
+def shadow_bucket(key: bytes, variant: str, decision_id: str) -> int:
+    """Gives the bucket, 0 to 9 999, of a decision: it is copied to a shadow of p percent when under 100 · p."""
+    return keyed(key, b"cd" + framed(variant) + utf8(decision_id)) * BUCKETS >> 64
