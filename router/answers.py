@@ -7,21 +7,50 @@ from math import isfinite
 from typing import Final, NamedTuple
 
 from bentos.family import Family
-from router.fallback import Fallback, valid_range
+from router.resilience.reasons import Fallback
+from router.resilience.validity import valid_range
 from router.strategies import Assignment
 from turnout.v1 import ledger_pb2, prediction_pb2
 
+LONGEST_US: Final = 0xFFFFFFFF
+"""The largest duration, in microseconds, that a message holds."""
 _MOST_ASSIGNMENTS: Final = 10_000
 NO_ASSIGNMENT: Final = prediction_pb2.Assignment(propensity=1.0)
 """Of all decisions without an experiment; shared, and never changed."""
 
 
+class Attempt(NamedTuple):
+    """One request to a variant, as in turnout.v1.Attempt; `failure` is NONE for the one that answered."""
+
+    variant: str
+    failure: Fallback
+    began_after_us: int
+    duration_us: int
+    hedge: bool
+
+
 class Reply(NamedTuple):
-    """What a variant gave for a group of rows: values (None without any), why not, and the variant's version."""
+    """What a variant gave for a group of rows."""
 
     values: tuple[float, ...] | None
+    """One a row; None without any."""
     fallback: Fallback
+    """Why it was not the assigned arm that answered."""
     version: str
+    """Of the variant that answered."""
+    variant: str = ""
+    """The variant that answered."""
+    attempts: tuple[Attempt, ...] = ()
+    """Empty when the assigned arm answered at the first attempt, and when nobody was asked."""
+    outside: frozenset[int] = frozenset()
+    """Rows that do not resemble what the variant was trained on: the rules answer these."""
+    min_confidence: float = 0.0
+    """Answers with less confidence are replaced by the rules'."""
+
+    @property
+    def plain(self) -> bool:
+        """Whether values may be answered whatever row they belong to and however unsure they are."""
+        return not self.outside and not self.min_confidence
 
 
 class ModelAnswers:
@@ -44,33 +73,64 @@ class ModelAnswers:
             return min(max(value, self._target.low), self._target.high)
         return value
 
+    def judge(self, reply: Reply, row: int) -> float | Fallback:
+        """Gives the value with which a variant may answer a row, or why the rules do."""
+        if reply.values is None:
+            return reply.fallback
+        value = self.usable(reply.values[row])
+        if value is None:
+            return Fallback.INVALID
+        if row in reply.outside:
+            return Fallback.OUT_OF_DISTRIBUTION
+        if reply.min_confidence and self.family.confidence(value) < reply.min_confidence:
+            return Fallback.LOW_CONFIDENCE
+        return value
+
     def all_usable(self, values: Sequence[float]) -> bool:
         """Tells whether all of a model's values may be answered as they are."""
         # A sum is finite only if all values are numbers.
         return isfinite(sum(values)) and self._target.low <= min(values) and max(values) <= self._target.high
 
-    def fill(self, answer: prediction_pb2.PredictResponse, decision_id: str, value: float) -> bool:
-        """Puts a model's value into an answer that has all else; False when the value may not be used."""
-        usable = self.usable(value)
-        if usable is None:
-            return False
+    def filled(
+        self, template: prediction_pb2.PredictResponse, decision_id: str, value: float
+    ) -> prediction_pb2.PredictResponse:
+        """Gives an answer with a usable value, and all else as in the template."""
         family = self.family
+        answer = prediction_pb2.PredictResponse()
+        answer.CopyFrom(template)
         answer.decision_id = decision_id
-        answer.value = usable
-        answer.confidence = family.confidence(usable)
+        answer.value = value
+        answer.confidence = family.confidence(value)
         if family.levels:
-            answer.level = family.level(usable)
-        return True
+            answer.level = family.level(value)
+        return answer
 
 
-def model_template(assignment: prediction_pb2.Assignment, variant: str, version: str) -> prediction_pb2.PredictResponse:
-    """Gives what all answers of an arm have in common."""
-    return prediction_pb2.PredictResponse(
+def model_template(assignment: prediction_pb2.Assignment, reply: Reply) -> prediction_pb2.PredictResponse:
+    """Gives what all answers of a variant to a group have in common."""
+    template = prediction_pb2.PredictResponse(
         assignment=assignment,
-        served_variant=variant,
-        model_version=version,
+        served_variant=reply.variant,
+        model_version=reply.version,
         durability=prediction_pb2.DURABILITY_PENDING,
     )
+    if reply.fallback:
+        template.fallback = int(reply.fallback)  # type: ignore[assignment]
+    if reply.attempts:
+        note_attempts(template, reply.attempts)
+    return template
+
+
+def note_attempts(answer: prediction_pb2.PredictResponse, attempts: Sequence[Attempt]) -> None:
+    """Puts into an answer what was asked on the way to it."""
+    for one in attempts:
+        answer.attempts.add(
+            variant=one.variant,
+            failure=int(one.failure),
+            began_after_us=min(one.began_after_us, LONGEST_US),
+            duration_us=min(one.duration_us, LONGEST_US),
+            hedge=one.hedge,
+        )
 
 
 class Assignments:

@@ -179,7 +179,7 @@ class Applier:
         if records:
             self._decider.journal.append(records)
         self._families = families
-        self._metrics.applied(families.values())
+        self._decider.metrics.forget(self._metrics.applied(families.values()))
 
 
 class Starting:

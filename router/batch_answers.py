@@ -12,12 +12,11 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from bentos.family import RULES, RulesAnswer
-from router.answers import NO_ASSIGNMENT, Assignments, ModelAnswers, Reply
-from router.fallback import Fallback
+from router.answers import LONGEST_US, NO_ASSIGNMENT, Assignments, ModelAnswers, Reply, note_attempts
+from router.resilience.reasons import Fallback
 from router.strategies import Assignment
 from turnout.v1 import ledger_pb2, prediction_pb2
 
-_LONGEST_US: Final = 0xFFFFFFFF
 _BY_MODEL: Final = -1
 """In the place of a reason for a fallback, all of which are 0 or more."""
 _ROWS_OWN: Final = ("decision_id", "value", "confidence", "reasons")
@@ -61,25 +60,23 @@ class Answers:
         answer.reasons.extend(self.reasons.get(row, ()))
         return answer
 
-    def counts(self) -> Counter[tuple[str, str, int]]:
-        """Counts the answers by assigned arm, served variant and reason of the fallback."""
-        found: Counter[tuple[str, str, int]] = Counter()
+    def counts(self) -> Counter[tuple[str, str, str, int]]:
+        """Counts the answers by experiment, assigned arm, served variant and reason of the fallback."""
+        found: Counter[tuple[str, str, str, int]] = Counter()
         for place, count in Counter(self.shared_places).items():
             one = self.shared[place]
-            found[one.assignment.arm, one.served_variant, int(one.fallback)] += count
+            assignment = one.assignment
+            found[assignment.experiment, assignment.arm, one.served_variant, int(one.fallback)] += count
         return found
 
 
 class Answering:
     """Answers one `Asked` and writes its records; used once, so that no message is kept for good."""
 
-    def __init__(
-        self, asked: Asked, reply: Reply, models: ModelAnswers, *, variant: str, assignments: Assignments
-    ) -> None:
+    def __init__(self, asked: Asked, reply: Reply, models: ModelAnswers, *, assignments: Assignments) -> None:
         self._asked = asked
         self._reply = reply
         self._models = models
-        self._variant = variant
         self._assignments = assignments
         self._places: dict[tuple[int, str, int], int] = {}
         self._prefixes: list[bytes] = []
@@ -96,9 +93,9 @@ class Answering:
         decision.tenant = asked.tenant
         decision.assigned_at_unix_us = asked.at_unix_us
         decision.attributes.update(asked.attributes)
-        decision.latency_us = min(latency_us, _LONGEST_US)
+        decision.latency_us = min(latency_us, LONGEST_US)
         values = self._reply.values
-        if values is None or not self._models.all_usable(values):
+        if values is None or not self._reply.plain or not self._models.all_usable(values):
             for row in range(len(asked.decision_ids)):
                 self._answer(row)
         else:
@@ -123,14 +120,15 @@ class Answering:
 
     def _answer(self, row: int) -> None:
         """Chooses between the arm's answer to a row and the rules'."""
-        answers, values, family = self.answers, self._reply.values, self._models.family
+        answers, family = self.answers, self._models.family
         chosen = self._asked.chosen[row]
-        value = None if values is None else self._models.usable(values[row])
-        if value is not None:
-            confidence, by = family.confidence(value), _BY_MODEL
-        else:
+        judged = self._models.judge(self._reply, row)
+        if isinstance(judged, Fallback):
+            by = int(judged)
             value, confidence, answers.reasons[row] = self._rules(row)
-            by = int(self._reply.fallback if values is None else Fallback.INVALID)
+        else:
+            by = _BY_MODEL
+            value, confidence = judged, family.confidence(judged)
         key = (id(chosen), family.level(value), by)
         place = self._places.get(key)
         answers.values.append(value)
@@ -180,11 +178,13 @@ class Answering:
         shared = prediction_pb2.PredictResponse(
             level=level,
             assignment=NO_ASSIGNMENT if chosen is None else self._assignments.message(chosen),
-            served_variant=self._variant if by_model else RULES,
+            served_variant=self._reply.variant if by_model else RULES,
             model_version=self._reply.version if by_model else self._models.family.rules_version,
-            fallback=0 if by_model else fallback,  # type: ignore[arg-type]
+            fallback=int(self._reply.fallback) if by_model else fallback,  # type: ignore[arg-type]
             durability=prediction_pb2.DURABILITY_PENDING,
         )
+        if self._reply.attempts:
+            note_attempts(shared, self._reply.attempts)
         self._common.decision.prediction.CopyFrom(shared)
         place = self._places[key] = len(self._prefixes)
         self._prefixes.append(self._common.SerializeToString())

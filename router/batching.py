@@ -16,12 +16,13 @@ from typing import Final, NamedTuple, TypeVar
 from bentos.columns import Categories, ColumnEncoder, Columns, Vectors, of_row
 from bentos.family import RULES, Family
 from router.answers import ModelAnswers, Reply
-from router.asking import ask
-from router.batch_answers import Answering, Asked, Part, reply_of
-from router.deciding import Decider, deadline_of, digest_of
-from router.fallback import Fallback
+from router.batch_answers import Answering, Answers, Asked, Part, reply_of
+from router.deciding import Decider, deadline_of, digest_of, unrecorded
 from router.recent import Entry, answer_of
+from router.resilience.budget import REPEAT_RESERVE_SECONDS
+from router.resilience.reasons import Fallback
 from router.routing import Route, choose_all
+from router.shadowing import Copy
 from router.strategies import Assignment
 from services.runtime.errors import AlreadyExists, InvalidArgument
 from services.runtime.identifiers import MAX_TEXT, check_decision_id, check_text
@@ -140,8 +141,18 @@ class Batches:
                 if part.answers is None:
                     self._finish(batch, part, Reply(None, Fallback.CANCELLED, ""))
             raise
-        repeated = {row: await answer_of(entry) for row, entry in batch.repeats.items()}
+        repeated = {row: await self._repeated(batch, row, entry) for row, entry in batch.repeats.items()}
         return reply_of(len(batch.decision_ids), parts, repeated)
+
+    async def _repeated(self, batch: Batch, row: int, entry: Entry) -> prediction_pb2.PredictResponse:
+        """Answers a row whose decision an earlier call made; see `Decider.repeated`."""
+        elapsed = (self._decider.monotonic_ns() - batch.arrived_ns) / 1e9
+        answer = await answer_of(entry, batch.time_left - elapsed - REPEAT_RESERVE_SECONDS)
+        if answer is not None:
+            return answer
+        schema = batch.route.family.schema
+        vector = schema.decode(batch.packed[row * schema.row_bytes : (row + 1) * schema.row_bytes])
+        return unrecorded(batch.route.family, batch.decision_ids[row], vector)
 
     def _known(self, family: Family) -> _Known:
         known = self._families.get(family.name)
@@ -193,7 +204,9 @@ class Batches:
     async def _answer(self, batch: Batch, part: Part) -> None:
         decider, asked = self._decider, part.asked
         elapsed = (decider.monotonic_ns() - batch.arrived_ns) / 1e9
-        reply = await ask(batch.route, part.variant, asked.packed, len(asked.decision_ids), batch.time_left - elapsed)
+        rows = len(asked.decision_ids)
+        left = batch.time_left - elapsed
+        reply = await decider.asking.ask(batch.route, part.variant, asked.packed, rows, time_left=left, gone=elapsed)
         self._finish(batch, part, reply)
         if decider.wait_for_commit and await decider.journal.committed() and part.answers is not None:
             for shared in part.answers.shared:
@@ -209,7 +222,6 @@ class Batches:
             part.asked,
             reply,
             self._known(family).models,
-            variant=part.variant,
             assignments=decider.assignments,
         )
         latency_us = (decider.monotonic_ns() - batch.arrived_ns) // 1000
@@ -218,8 +230,19 @@ class Batches:
         decider.journal.append(records)
         part.answers = answering.answers
         self._settle(part)
+        if batch.route.shadowed:
+            self._shadow(batch, part.asked, part.answers)
         for labels, count in part.answers.counts().items():
-            decider.metrics.predictions(family.name, *labels, count)
+            decider.metrics.predictions(family.name, labels, count)
+
+    def _shadow(self, batch: Batch, asked: Asked, answers: Answers) -> None:
+        size = batch.route.family.schema.row_bytes
+        for place, (decision_id, chosen, value) in enumerate(
+            zip(asked.decision_ids, asked.chosen, answers.values, strict=True)
+        ):
+            if chosen is not None and chosen.experiment:
+                packed = asked.packed[place * size : (place + 1) * size]
+                self._decider.shadows.offer(Copy(batch.route, chosen.experiment, decision_id, packed, value))
 
     def _settle(self, part: Part) -> None:
         asked, answers = part.asked, part.answers

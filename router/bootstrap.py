@@ -19,6 +19,7 @@ from prometheus_client import CollectorRegistry
 from inference import open_inference_pb2
 from router import config_watch, journal
 from router.applying import Applier, Starting
+from router.asking import Asking
 from router.deciding import Decider
 from router.experiment_metrics import ExperimentMetrics
 from router.experiment_watch import ExperimentWatch
@@ -27,14 +28,18 @@ from router.last_good import LastGood
 from router.metrics import RouterMetrics
 from router.open_inference import OpenInference
 from router.outcomes import Outcomes
+from router.quotas import Quotas
 from router.recent import RecentDecisions
+from router.resilience.standing_alerts import StandingAlerts
 from router.routing import Rotation
 from router.servicer import PredictionService
+from router.shadowing import Shadows
 from router.shipping import Shipper
 from router.tables import TableBuilder
+from services.runtime.admission import Admission, first_text, watching
 from services.runtime.config import Config, read_config
 from services.runtime.followed_file import fingerprint
-from services.runtime.grpc_binding import Admission, bind
+from services.runtime.grpc_binding import bind
 from services.runtime.home import Home
 from services.runtime.identifiers import uuid7_source
 from services.runtime.identity import by_token, everybody
@@ -90,6 +95,11 @@ async def running(
         metrics.held.set_function(lambda: log.held)
         metrics.lost.set_function(lambda: log.lost)
         metrics.follow_journal(lambda: log.status)
+        admission = Admission(config.router.max_concurrent_calls, random.random)
+        alerts = StandingAlerts()
+        asking = Asking(clock=loop.time, alerts=alerts, metrics=metrics, shedding=lambda: admission.shedding)
+        shadows = Shadows(loop=loop, metrics=experiment_metrics, clock=loop.time)
+        stack.push_async_callback(shadows.close)
         decider = Decider(
             table,
             journal=log,
@@ -97,6 +107,8 @@ async def running(
             rotation=rotation,
             metrics=metrics,
             experiment_metrics=experiment_metrics,
+            asking=asking,
+            shadows=shadows,
             router=name,
             wait_for_commit=config.router.wait_for_commit,
             make_id=uuid7_source(lambda: time.time_ns() // 1_000_000, random.getrandbits),
@@ -136,23 +148,35 @@ async def running(
         following = config_watch.watch(config_path, seen, applier.apply_config, applier.refused)
         for work in (log.run(), shipper.run(), following, watch.run()):
             stack.push_async_callback(_end, loop.create_task(work))
-        server = await stack.enter_async_context(_serve(config, decider, outcomes, metrics))
+        await stack.enter_async_context(watching(admission))
+        server = await stack.enter_async_context(_serve(config, decider, outcomes, metrics, admission))
         yield Router(server, decider, log, shipper, applier)
 
 
 @contextlib.asynccontextmanager
-async def _serve(config: Config, decider: Decider, outcomes: Outcomes, metrics: RouterMetrics) -> AsyncIterator[Server]:
+async def _serve(
+    config: Config, decider: Decider, outcomes: Outcomes, metrics: RouterMetrics, admission: Admission
+) -> AsyncIterator[Server]:
     identify = by_token({n: t.token_sha256 for n, t in config.tenants.items()}) if config.tenants else everybody
-    admission = Admission(config.router.max_concurrent_calls)
+    quotas = Quotas(config.tenants, time.monotonic)
     prediction = prediction_pb2.DESCRIPTOR.services_by_name["PredictionService"]
     oip = open_inference_pb2.DESCRIPTOR.services_by_name["GRPCInferenceService"]
 
     def handlers(server: Server) -> list[object]:
-        service = PredictionService(decider, outcomes, metrics=metrics, stopping=server.stopping)
-        inference = OpenInference(decider, service, version=version("turnout"))
+        service = PredictionService(
+            decider, outcomes, metrics=metrics, admission=admission, quotas=quotas, stopping=server.stopping
+        )
+        inference = OpenInference(decider, service, quotas=quotas, version=version("turnout"))
         return [
-            bind(prediction, service, identify=identify, admission=admission),
-            bind(oip, inference, identify=identify, admission=admission),
+            bind(
+                descriptor,
+                implementation,
+                identify=identify,
+                admission=admission,
+                critical=lambda raw: first_text(raw) in decider.table.critical,
+                refused=metrics.refused,
+            )
+            for descriptor, implementation in ((prediction, service), (oip, inference))
         ]
 
     reflected = (prediction.full_name, oip.full_name) if config.router.reflection else ()

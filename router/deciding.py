@@ -15,15 +15,26 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Final
 
-from bentos.family import RULES, RulesAnswer
-from router.answers import NO_ASSIGNMENT, Assignments, ModelAnswers, Records, Reply, model_template
-from router.asking import ask
+from bentos.family import RULES, Family, RulesAnswer
+from router.answers import (
+    NO_ASSIGNMENT,
+    Assignments,
+    Attempt,
+    ModelAnswers,
+    Records,
+    Reply,
+    model_template,
+    note_attempts,
+)
+from router.asking import Asking
 from router.experiment_metrics import ExperimentMetrics
-from router.fallback import LONGEST_DEADLINE_SECONDS, Fallback
 from router.journal import Journal
 from router.metrics import RouterMetrics
-from router.recent import Entry, RecentDecisions
+from router.recent import Entry, RecentDecisions, answer_of
+from router.resilience.budget import LONGEST_DEADLINE_SECONDS, REPEAT_RESERVE_SECONDS
+from router.resilience.reasons import Fallback
 from router.routing import Rotation, Route, RoutingTable, choose
+from router.shadowing import Copy, Shadows
 from services.runtime.errors import AlreadyExists, DeadlineExceeded
 from services.runtime.identifiers import Uuid7Source, check_decision_id, check_text
 from turnout.v1 import prediction_pb2
@@ -69,6 +80,8 @@ class Decider:
         rotation: Rotation,
         metrics: RouterMetrics,
         experiment_metrics: ExperimentMetrics,
+        asking: Asking,
+        shadows: Shadows,
         router: str,
         wait_for_commit: bool,
         make_id: Uuid7Source,
@@ -81,6 +94,8 @@ class Decider:
         self.rotation = rotation
         self.metrics = metrics
         self.experiment_metrics = experiment_metrics
+        self.asking = asking
+        self.shadows = shadows
         self.router = router
         self.wait_for_commit = wait_for_commit
         self.make_id = make_id
@@ -201,6 +216,16 @@ class Decider:
         self.metrics.latency(first.route.family.name, (self.monotonic_ns() - first.arrived_ns) / 1e9)
         return answers
 
+    async def repeated(self, row: Prepared, entry: Entry) -> prediction_pb2.PredictResponse:
+        """Answers a call whose decision was made, or is being made, by an earlier one: the same again.
+
+        Where the first call's answer does not come within this one's deadline, the rules answer it, without an
+        assignment and without a record: the decision is the first call's.
+        """
+        elapsed = (self.monotonic_ns() - row.arrived_ns) / 1e9
+        answer = await answer_of(entry, row.time_left - elapsed - REPEAT_RESERVE_SECONDS)
+        return answer if answer is not None else unrecorded(row.route.family, row.decision_id, row.vector)
+
     def abandon(self, rows: Iterable[Prepared]) -> None:
         """Records the admitted rows whose `answer` was cancelled before it began, so that their ids do not hang."""
         left = [r for r in rows if r.repeats is None and self.recent.family_of(r.tenant, r.decision_id) is None]
@@ -212,31 +237,30 @@ class Decider:
         packed = first.packed if len(group) == 1 else b"".join([row.packed for row in group])
         elapsed = (self.monotonic_ns() - first.arrived_ns) / 1e9
         time_left = min(row.time_left for row in group) - elapsed
-        return await ask(first.route, first.variant, packed, len(group), time_left)
+        return await self.asking.ask(first.route, first.variant, packed, len(group), time_left=time_left, gone=elapsed)
 
     def _finish(self, group: Sequence[Prepared], reply: Reply) -> list[prediction_pb2.PredictResponse]:
         """Chooses between the arm's answers and the rules', and writes the journal before anybody hears of them."""
         first = group[0]
         family = first.route.family
-        values = reply.values
         models = self._models.get(family.name)
         if models is None or models.family is not family:
             models = self._models[family.name] = ModelAnswers(family)
-        template = model_template(first.assignment, first.variant, reply.version)
+        template = None if reply.values is None else model_template(first.assignment, reply)
         scratch = Records(self.router, family, first.tenant)
         record = scratch.decision
         now_ns = self.monotonic_ns()
         answers: list[prediction_pb2.PredictResponse] = []
         records: list[bytes] = []
-        counts: dict[tuple[str, str, int], int] = {}
+        counts: dict[tuple[str, str, str, int], int] = {}
         for index, row in enumerate(group):
-            answer = prediction_pb2.PredictResponse()
-            if values is not None:
-                answer.CopyFrom(template)
+            judged = models.judge(reply, index)
+            if template is None or isinstance(judged, Fallback):
+                answer = rules_answer(row, judged if isinstance(judged, Fallback) else reply.fallback, reply.attempts)
+            else:
+                answer = models.filled(template, row.decision_id, judged)
                 if row.assignment is not first.assignment:
                     answer.assignment.CopyFrom(row.assignment)
-            if values is None or not models.fill(answer, row.decision_id, values[index]):
-                answer = _rules_answer(row, reply.fallback if values is None else Fallback.INVALID)
             record.decision_id = row.decision_id
             record.unit_id = row.unit_id
             record.region = row.region
@@ -250,16 +274,29 @@ class Decider:
                 record.attributes.update(row.attributes)
             answers.append(answer)
             records.append(scratch.serialized())
-            key = (row.assignment.arm, answer.served_variant, int(answer.fallback))
+            assignment = row.assignment
+            key = (assignment.experiment, assignment.arm, answer.served_variant, int(answer.fallback))
             counts[key] = counts.get(key, 0) + 1
             self.recent.remember(row.tenant, row.decision_id, family.name)
         self.journal.append(records)
         for row, answer in zip(group, answers, strict=True):
             if row.digest:
                 self.recent.settle(row.tenant, row.decision_id, answer)
-        for key, count in counts.items():
-            self.metrics.predictions(family.name, *key, count)
+        self._count(family.name, counts)
+        if first.route.shadowed:
+            self._shadow(group, answers)
         return answers
+
+    def _count(self, family: str, counts: Mapping[tuple[str, str, str, int], int]) -> None:
+        for key, count in counts.items():
+            self.metrics.predictions(family, key, count)
+
+    def _shadow(self, group: Sequence[Prepared], answers: Sequence[prediction_pb2.PredictResponse]) -> None:
+        for row, answer in zip(group, answers, strict=True):
+            # A route may be older than its neighbour's, from before a change.
+            if row.route.shadowed and row.assignment.experiment:
+                copy = Copy(row.route, row.assignment.experiment, row.decision_id, row.packed, answer.value)
+                self.shadows.offer(copy)
 
 
 def deadline_of(route: Route, time_left: float | None) -> float:
@@ -282,9 +319,10 @@ def groups(rows: Iterable[Prepared]) -> list[list[Prepared]]:
     return list(gathered.values())
 
 
-def _rules_answer(row: Prepared, fallback: Fallback) -> prediction_pb2.PredictResponse:
+def rules_answer(row: Prepared, fallback: Fallback, attempts: Sequence[Attempt] = ()) -> prediction_pb2.PredictResponse:
+    """Gives the rules' answer to a row, with why it is theirs and what was asked before."""
     family = row.route.family
-    return prediction_pb2.PredictResponse(
+    answer = prediction_pb2.PredictResponse(
         decision_id=row.decision_id,
         value=row.rules.value,
         confidence=row.rules.confidence,
@@ -295,6 +333,25 @@ def _rules_answer(row: Prepared, fallback: Fallback) -> prediction_pb2.PredictRe
         fallback=int(fallback),  # type: ignore[arg-type]
         durability=prediction_pb2.DURABILITY_PENDING,
         reasons=row.rules.reasons,
+    )
+    if attempts:
+        note_attempts(answer, attempts)
+    return answer
+
+
+def unrecorded(family: Family, decision_id: str, vector: Sequence[float]) -> prediction_pb2.PredictResponse:
+    """Gives the rules' answer to a repeated call that could not wait for the first one's."""
+    said = family.rules(family.row._make(vector))
+    return prediction_pb2.PredictResponse(
+        decision_id=decision_id,
+        value=said.value,
+        confidence=said.confidence,
+        level=family.level(said.value),
+        assignment=NO_ASSIGNMENT,
+        served_variant=RULES,
+        model_version=family.rules_version,
+        fallback=prediction_pb2.FALLBACK_REASON_NO_TIME,
+        reasons=said.reasons,
     )
 
 

@@ -3,15 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from enum import StrEnum
 from functools import partial
 from typing import Final
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from router.accounts import JournalStatus
-from router.fallback import Fallback
+from router.resilience.reasons import Fallback
 
 _BUCKETS: Final = (0.0005, 0.001, 0.002, 0.003, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 1.0, 5.0)
+
+
+class AttemptKind(StrEnum):
+    """Why a variant was asked beyond the first attempt."""
+
+    RETRY = "retry"
+    HEDGE = "hedge"
+    NEXT_ARM = "next_arm"
 
 
 class RouterMetrics:
@@ -20,8 +29,8 @@ class RouterMetrics:
     def __init__(self, registry: CollectorRegistry) -> None:
         self._predictions = Counter(
             "turnout_predictions",
-            "Answered predictions by assigned arm, served variant and reason of the fallback.",
-            ("family", "arm", "served_variant", "fallback"),
+            "Answered predictions by experiment, assigned arm, served variant and reason of the fallback.",
+            ("family", "experiment", "arm", "served_variant", "fallback"),
             registry=registry,
         )
         self._latency = Histogram(
@@ -32,7 +41,22 @@ class RouterMetrics:
             registry=registry,
         )
         self._refused = Counter(
-            "turnout_refused_calls", "Calls that were refused, by gRPC status code.", ("code",), registry=registry
+            "turnout_refused_calls",
+            "Calls that ended with an error, by service and gRPC status code; calls inside streams and lists as well.",
+            ("service", "code"),
+            registry=registry,
+        )
+        self._failed_attempts = Counter(
+            "turnout_failed_attempts",
+            "Requests to a variant that gave no usable answer, by reason.",
+            ("family", "variant", "reason"),
+            registry=registry,
+        )
+        self._extra_attempts = Counter(
+            "turnout_extra_attempts",
+            "Requests beyond a call's first one: retry, hedge, next_arm.",
+            ("family", "variant", "kind"),
+            registry=registry,
         )
         self._outcomes = Counter("turnout_outcomes", "Outcomes that were taken.", ("family",), registry=registry)
         self._configuration = Counter(
@@ -56,7 +80,7 @@ class RouterMetrics:
             registry=registry,
         )
         self._journal_bytes = Gauge("turnout_journal_bytes", "Size of the journal on disk.", registry=registry)
-        self._counted: dict[tuple[str, str, str, int], Counter] = {}
+        self._counted: dict[tuple[str, tuple[str, str, str, int]], Counter] = {}
         self._timed: dict[str, Histogram] = {}
 
     def follow_journal(self, status: Callable[[], JournalStatus]) -> None:
@@ -65,14 +89,21 @@ class RouterMetrics:
             self._records.labels(state).set_function(partial(_number, status, state))
         self._journal_bytes.set_function(lambda: status().disk_bytes)
 
-    def predictions(self, family: str, arm: str, served_variant: str, fallback: int, count: int) -> None:
-        """Counts answers that share all labels."""
-        key = (family, arm, served_variant, fallback)
+    def predictions(self, family: str, labels: tuple[str, str, str, int], count: int) -> None:
+        """Counts answers that share all labels: experiment, assigned arm, served variant, reason of the fallback."""
+        key = (family, labels)
         child = self._counted.get(key)
         if child is None:
-            name = Fallback(fallback).name.lower()
-            child = self._counted[key] = self._predictions.labels(family, arm, served_variant, name)
+            *names, fallback = labels
+            child = self._counted[key] = self._predictions.labels(family, *names, Fallback(fallback).name.lower())
         child.inc(count)
+
+    def forget(self, experiments: set[tuple[str, str]]) -> None:
+        """Drops what was counted for experiments, by family and name, that are gone."""
+        for key in [key for key in self._counted if (key[0], key[1][0]) in experiments]:
+            family, (*names, fallback) = key
+            self._predictions.remove(family, *names, Fallback(fallback).name.lower())
+            del self._counted[key]
 
     def latency(self, family: str, seconds: float) -> None:
         """Notes the time that an answer took."""
@@ -81,9 +112,17 @@ class RouterMetrics:
             child = self._timed[family] = self._latency.labels(family)
         child.observe(seconds)
 
-    def refused(self, code: int) -> None:
-        """Counts a refused call."""
-        self._refused.labels(str(code)).inc()
+    def refused(self, service: str, code: int) -> None:
+        """Counts a call that ended with an error; `service` is its full name."""
+        self._refused.labels(service, str(code)).inc()
+
+    def failed_attempt(self, family: str, variant: str, reason: Fallback) -> None:
+        """Counts a request to a variant that gave no usable answer."""
+        self._failed_attempts.labels(family, variant, reason.name.lower()).inc()
+
+    def extra_attempt(self, family: str, variant: str, kind: AttemptKind) -> None:
+        """Counts a request beyond a call's first one."""
+        self._extra_attempts.labels(family, variant, kind.value).inc()
 
     def outcome(self, family: str) -> None:
         """Counts an outcome."""

@@ -19,6 +19,7 @@ from inference import open_inference_pb2 as oip
 from router.attributes import MAX_ENTRIES, MAX_NAME, MAX_VALUE, attributes_for
 from router.batching import MAX_ROWS
 from router.deciding import Decider
+from router.quotas import Quotas
 from router.servicer import PredictionService
 from services.runtime.call import Call
 from services.runtime.errors import InvalidArgument, NotFound
@@ -48,8 +49,9 @@ _OUTPUTS: Final[dict[str, tuple[str, Callable[[prediction_pb2.PredictResponse], 
 class OpenInference:
     """inference.GRPCInferenceService over the decider."""
 
-    def __init__(self, decider: Decider, predictions: PredictionService, *, version: str) -> None:
+    def __init__(self, decider: Decider, predictions: PredictionService, *, quotas: Quotas, version: str) -> None:
         self._decider = decider
+        self._quotas = quotas
         self._predictions = predictions
         self._version = version
 
@@ -96,26 +98,29 @@ class OpenInference:
         decision_id = parameters.get("decision_id", "")
         if decision_id and count != 1:
             raise InvalidArgument("parameters[decision_id]", "parameter decision_id goes with exactly one row")
-        attributes = attributes_for(route, _attributes(request), call)
-        rows = []
-        for index in range(count):
-            numbers, categories, flags = _row(columns, index)
-            rows.append(
-                self._decider.prepare(
-                    route,
-                    tenant=call.tenant,
-                    decision_id=decision_id,
-                    unit_id=parameters.get("unit_id", ""),
-                    region=parameters.get("region", ""),
-                    numbers=numbers,
-                    categories=categories,
-                    flags=flags,
-                    time_left=call.time_left(),
-                    attributes=attributes,
+        quota = self._quotas.of(call.tenant)
+        quota.admit(count, critical=route.critical)
+        with quota:
+            attributes = attributes_for(route, _attributes(request), call)
+            rows = []
+            for index in range(count):
+                numbers, categories, flags = _row(columns, index)
+                rows.append(
+                    self._decider.prepare(
+                        route,
+                        tenant=call.tenant,
+                        decision_id=decision_id,
+                        unit_id=parameters.get("unit_id", ""),
+                        region=parameters.get("region", ""),
+                        numbers=numbers,
+                        categories=categories,
+                        flags=flags,
+                        time_left=call.time_left(),
+                        attributes=attributes,
+                    )
                 )
-            )
-        self._decider.admit(rows)
-        answers = await self._predictions.answer_all(rows)
+            self._decider.admit(rows)
+            answers = await self._predictions.answer_all(rows)
         return _response(request, wanted, answers)
 
 

@@ -110,10 +110,13 @@ def _key(tenant: str, decision_id: str) -> str:
     return f"{tenant}/{decision_id}"
 
 
-async def answer_of(entry: Entry) -> prediction_pb2.PredictResponse:
-    """Gives a repeated call its answer, waiting for the first call when it is still under way."""
+async def answer_of(entry: Entry, seconds: float) -> prediction_pb2.PredictResponse | None:
+    """Gives a repeated call its answer, waiting for the first call when it is still under way; None in `seconds`."""
     if entry.answer is not None:
         return prediction_pb2.PredictResponse.FromString(entry.answer)
-    if entry.waiting is None:
-        entry.waiting = asyncio.get_running_loop().create_future()
-    return await asyncio.shield(entry.waiting)
+    waiting = entry.waiting
+    if waiting is None:
+        waiting = entry.waiting = asyncio.get_running_loop().create_future()
+    # Unlike wait_for, this leaves the future to the others who wait.
+    await asyncio.wait((waiting,), timeout=max(seconds, 0.0))
+    return waiting.result() if waiting.done() else None

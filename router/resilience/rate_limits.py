@@ -32,7 +32,7 @@ class RateLimits:
     def take(self, decisions: int, now: float) -> float:
         """Takes decisions from every bucket and gives 0, or takes none and gives the seconds to wait.
 
-        More than a bucket ever holds can never be taken: the wait is infinite then.
+        More than a bucket ever holds can never be taken: the wait is infinite then. Without any rate all is taken.
         """
         elapsed = max(now - self._filled_at, 0.0)
         self._filled_at = max(now, self._filled_at)

@@ -2,8 +2,8 @@
 
 The room of ordinary calls follows how late the event loop is. A timer asks for the loop every 10 ms; when even the
 promptest of ten such requests came over 3 ms late, work queues on the loop for good (CoDel's observation: a queue that
-never empties is the bad one; Nichols and Jacobson 2012), and the room shrinks by a fifth; else it grows by an eighth,
-up to the configured limit. Refusing costs a fraction of answering, but not nothing: hence the hint to come back later,
+never empties is the bad one; Nichols and Jacobson 2012), and the room that is in use shrinks by a fifth; else it grows
+by an eighth, up to the configured limit. Refusing costs a fraction of answering, but not nothing: hence the hint to come back later,
 which is set so that refusals stay under a twentieth of what is answered, if those who are refused heed it.
 
 Laws, held by tests/unit/test_admission.py: a critical call is never refused; ordinary calls under way never exceed the
@@ -22,7 +22,8 @@ _TICKS: Final = 10
 LATE_SECONDS: Final = 0.003
 VERY_LATE_SECONDS: Final = 0.05
 """So late the loop may be before critical calls are answered without asking a variant."""
-LOWEST_ROOM: Final = 8
+VERY_LATE_TICKS: Final = 3
+LOWEST_ROOM: Final = 16
 SHORTEST_HINT: Final = 0.1
 LONGEST_HINT: Final = 5.0
 _REFUSED_SHARE: Final = 0.05
@@ -62,7 +63,7 @@ class Admission:
         self._peak = 0
         self._ticks = 0
         self._least_late = float("inf")
-        self._very_late = False
+        self._very_late = 0
         self._hint = SHORTEST_HINT
         self._admitted = 0
         self._refused = 0
@@ -75,7 +76,7 @@ class Admission:
     @property
     def shedding(self) -> bool:
         """Whether calls that were let in had better be answered at once, without waiting for anything."""
-        return self._very_late or self._critical_under_way > self.limit
+        return self._very_late >= VERY_LATE_TICKS or self._critical_under_way > self.limit
 
     def enter(self, *, critical: bool = False) -> float:
         """Lets a call in (0), or refuses it: then gives the seconds after which it may come again."""
@@ -100,16 +101,19 @@ class Admission:
     def tick(self, late: float) -> None:
         """Notes how late the loop was, in seconds."""
         self._least_late = min(self._least_late, late)
-        self._very_late = late > VERY_LATE_SECONDS
+        # One late tick is a pause of the process (an import, a collection); several in a row are load.
+        self._very_late = self._very_late + 1 if late > VERY_LATE_SECONDS else 0
         self._ticks += 1
         if self._ticks >= _TICKS:
             self._adapt()
 
     def _adapt(self) -> None:
         if self._least_late > LATE_SECONDS:
-            # Room that nobody uses must not have to shrink first.
-            used = min(self._room, float(max(self._peak, LOWEST_ROOM)))
-            self._room = max(used * 0.8, float(min(LOWEST_ROOM, self.limit)))
+            lowest = float(min(LOWEST_ROOM, self.limit))
+            # A loop that is late with few calls under way is kept from running by others; refusing would not help. Of
+            # room that nobody uses, twice what is used is left, so that it need not shrink step by step.
+            if self._peak > lowest:
+                self._room = max(min(self._room, 2.0 * self._peak) * 0.8, lowest)
         else:
             self._room = min(self._room * 1.125 + 1, float(self.limit))
         allowed = max(_REFUSED_SHARE * self._admitted, 1.0)

@@ -7,7 +7,7 @@ import gc
 import psutil
 
 from router.answers import Reply
-from router.fallback import Fallback
+from router.resilience.reasons import Fallback
 from tests.integration.platform_under_test import ROW, platform
 
 ROWS = 64
