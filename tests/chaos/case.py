@@ -55,13 +55,14 @@ class Result:
         self.calls += traffic.calls
         self.errors += sum(traffic.errors.values())
         self.late += len(traffic.late)
-        explained = sum(watch.stalled(begin, end) >= min(end - begin - 0.505, 0.02) for begin, end in traffic.late)
+        explained = sum(watch.explains(begin, end) for begin, end in traffic.late)
         unexplained = len(traffic.late) - explained
         if in_time and unexplained > (1 - ON_TIME_SHARE) * max(traffic.calls, 1):
-            self.broken.append(f"{unexplained} calls were late while the driver ran")
+            self.broken.append(f"{unexplained} late calls are not explained by stalls of the machine")
         if traffic.late:
             worst = max(end - begin for begin, end in traffic.late) * 1000
-            self.notes.append(f"{explained} of {len(traffic.late)} late calls fell into stalls, worst {worst:.0f} ms")
+            by_machine = f"{explained} of {len(traffic.late)} late calls are explained by stalls of the machine"
+            self.notes.append(f"{by_machine}, worst {worst:.0f} ms")
         if traffic.errors:
             self.notes.append("errors " + _counts(traffic.errors))
         if traffic.retries:

@@ -49,7 +49,7 @@ async def _besieged(options: Options, name: str, attack: Attack, *, in_time: boo
         await settled(stage)
         router = psutil.Process(stage.router.pid)
         before = router.memory_info().rss
-        traffic, watch, over = Traffic(name), Watch(), asyncio.Event()
+        traffic, watch, over = Traffic(name), Watch(stage.echo.addresses["grpc"]), asyncio.Event()
 
         async def flow() -> None:
             while not over.is_set():
@@ -254,7 +254,12 @@ def _case(name: str, promise: str, attack: Attack, *, short: bool = False, in_ti
 
 OTHERS = "everybody else is answered in time, the router stays up and small"
 CASES = [
-    _case("5 000 half-sent streams", OTHERS, _half_sent),
+    _case(
+        "5 000 half-sent streams",
+        "nobody else loses an answer while the router takes them up, and it stays up and small",
+        _half_sent,
+        in_time=False,
+    ),
     _case("200 silent sockets", OTHERS, _silent),
     _case("rapid resets", OTHERS, _resets),
     _case("gzip bombs", OTHERS, _bombs),

@@ -32,7 +32,7 @@ async def under_fault(
     result = Result()
     async with staged(options.seed, double=double) as stage:
         await settled(stage)
-        traffic, watch, healed = Traffic(name), Watch(), [0.0]
+        traffic, watch, healed = Traffic(name), Watch(stage.echo.addresses["grpc"]), [0.0]
 
         async def heal() -> None:
             await end(stage)

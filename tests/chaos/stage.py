@@ -39,6 +39,8 @@ class Stage:
     model: Process
     routers: list[Process]
     script: Path
+    echo: Process
+    """A bystander: when it is slow, the machine is."""
     home: Home = field(init=False)
 
     def __post_init__(self) -> None:
@@ -88,10 +90,10 @@ async def staged(
         async with contextlib.AsyncExitStack() as stack:
             await stage.proxy.start()
             stack.push_async_callback(stage.proxy.close)
-            for process in (stage.hub, stage.model, *stage.routers):
+            for process in (stage.echo, stage.hub, stage.model, *stage.routers):
                 stack.push_async_callback(process.kill)
                 await process.start(ready=False)
-            for process in (stage.hub, stage.model, *stage.routers):
+            for process in (stage.echo, stage.hub, stage.model, *stage.routers):
                 await process.until_ready()
             yield stage
 
@@ -103,7 +105,7 @@ def _prepared(root: Path, seed: int, *, double: bool, routers: int, settings: di
     config = {
         "home": str(root),
         "router": {"grpc": "127.0.0.1:0", "metrics": "127.0.0.1:0", **settings},
-        "hub": {"grpc": home.socket("hub"), "metrics": "127.0.0.1:0"},
+        "hub": {"grpc": home.socket("hub"), "metrics": "127.0.0.1:0", "http": "127.0.0.1:0"},
         "families": {
             FAMILY: {"deadline_ms": FALLBACK_DEADLINE_MS, "variants": {VARIANT: {"bento": tag, "addresses": [through]}}}
         },
@@ -133,6 +135,7 @@ def _prepared(root: Path, seed: int, *, double: bool, routers: int, settings: di
         model,
         [router_process(path, root, f"router-{number + 1}") for number in range(routers)],
         script,
+        Process("benchmarks.echo", (), root / "echo.log"),
     )
     stage.write_config()
     return stage

@@ -41,14 +41,16 @@ _TRYABLE = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED, grpc.StatusC
 
 
 class Watch:
-    """Notices when this machine does not run the driver: a thread that wants to wake every 2 ms, and the loop itself.
+    """Notices when this machine does not run what it should.
 
-    A call that is late over such a stall says nothing about the platform. The router may be stalled without the driver
-    being so; those calls stay unexplained.
+    A thread wants to wake every 2 ms, the driver's loop every 5 ms, and an echo server beside the platform wants to
+    answer every 20 ms; what goes over 20 ms is a stall. A call is late by the machine when the stalls during it make up
+    for all that it was late; every other late call is the platform's.
     """
 
-    def __init__(self) -> None:
-        self.stalls: list[tuple[float, float]] = []
+    def __init__(self, echo: str | None = None) -> None:
+        self._stalls: list[tuple[float, float]] = []
+        self._echo = echo
         self._stopping = threading.Event()
 
     @contextlib.asynccontextmanager
@@ -56,22 +58,34 @@ class Watch:
         """Watches until the block ends."""
         thread = threading.Thread(target=self._thread, daemon=True)
         thread.start()
-        beat = asyncio.create_task(self._beat())
+        tasks = [asyncio.create_task(self._beat())]
+        if self._echo is not None:
+            tasks.append(asyncio.create_task(self._ask(self._echo)))
         try:
             yield
         finally:
             self._stopping.set()
-            beat.cancel()
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
             thread.join()
 
     def stalled(self, begin: float, end: float) -> float:
-        """Gives the seconds between two instants during which the driver did not run."""
-        return sum(max(0.0, min(end, last) - max(begin, first)) for first, last in self.stalls)
+        """Gives the seconds between two instants during which something that should have run did not."""
+        total, reached = 0.0, begin
+        for first, last in sorted(self._stalls):
+            total += max(0.0, min(end, last) - max(reached, first))
+            reached = max(reached, min(end, last))
+        return total
 
-    def _note(self, asleep: float, wanted: float) -> None:
+    def explains(self, begin: float, end: float) -> bool:
+        """Tells whether stalls make up for all that a call was late."""
+        return self.stalled(begin, end) >= end - begin - DEADLINE_SECONDS - GRACE_SECONDS
+
+    def _note(self, since: float, wanted: float) -> None:
         now = time.monotonic()
-        if now - asleep - wanted > STALL_SECONDS:
-            self.stalls.append((asleep + wanted, now))
+        if now - since - wanted > STALL_SECONDS:
+            self._stalls.append((since + wanted, now))
 
     def _thread(self) -> None:
         while not self._stopping.is_set():
@@ -84,6 +98,16 @@ class Watch:
             asleep = time.monotonic()
             await asyncio.sleep(0.005)
             self._note(asleep, 0.005)
+
+    async def _ask(self, address: str) -> None:
+        async with grpc.aio.insecure_channel(address) as channel:
+            call: Any = channel.unary_unary("/bench.Echo/Echo")
+            while True:
+                asked = time.monotonic()
+                with contextlib.suppress(grpc.aio.AioRpcError):
+                    await call(b"", timeout=5, wait_for_ready=True)
+                self._note(asked, 0.0)
+                await asyncio.sleep(0.02)
 
 
 @dataclass
