@@ -10,11 +10,11 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
-from sqlalchemy import Connection, select
+from sqlalchemy import Connection, literal, select
 
 from monitoring.ledger.cells import EXPERIMENT, Cell
 from monitoring.ledger.exact import as_float
@@ -29,6 +29,8 @@ from turnout.v1 import prediction_pb2
 
 By = Literal["experiment", "arm", "variant", "tenant", "population"]
 """By what totals are told apart."""
+Sketch = Literal["latency", "value", "confidence"]
+SKETCHES: Final[tuple[Sketch, ...]] = get_args(Sketch)
 Group = tuple[str, ...]
 """One name for each of `by`, in its order."""
 ERRORS: Final = (
@@ -38,7 +40,6 @@ ERRORS: Final = (
     prediction_pb2.FALLBACK_REASON_INVALID,
 )
 """Reasons of fallbacks that say that a variant was asked and failed."""
-_SPANS: Final = 2000
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +109,7 @@ class Totals:
             table[Calibration.OUTCOME] / FIXED_POINT,
         )
 
-    def quantile(self, of: Literal["latency", "value", "confidence"], rank: float) -> float | None:
+    def quantile(self, of: Sketch, rank: float) -> float | None:
         """Gives the smallest value that at least `rank` of all do not exceed, its rank within 1.65 %; latency in µs."""
         sketch = getattr(self.statistics, of)
         return None if sketch.is_empty() else float(sketch.get_quantile(rank, True))  # noqa: FBT003 - inclusive
@@ -145,6 +146,7 @@ def window_totals(
     *,
     by: Sequence[By] = ("arm",),
     populations: Sequence[str] | None = (EXPERIMENT,),
+    sketches: Sequence[Sketch] = SKETCHES,
 ) -> dict[Group, Totals]:
     """Gives the totals of a family's decisions, apart by the names in `by`.
 
@@ -157,12 +159,14 @@ def window_totals(
         by: which of experiment, arm, variant (that served), tenant and population tell totals apart; () for one.
         populations: only decisions of these (`Cell.population`); None for all. What an analysis must leave out,
             like burn-in, is in others than `experiment`.
+        sketches: which distributions to read; the others stay empty. They are most of the cost.
     """
     found: dict[Group, Totals] = {}
     levels = levels_of(_counters(connection))
     groups = {number: _group(cell, by) for number, cell in _cells(connection, family, experiment, populations).items()}
-    for number, statistics in _windows(connection, groups, levels.cover(since_us, until_us)):
-        _add(found, groups[number], statistics)
+    for span in levels.cover(since_us, until_us):
+        for number, statistics, _ in _rows(connection, groups, span, sketches):
+            _add(found, groups[number], statistics)
     return found
 
 
@@ -268,19 +272,15 @@ def _add(totals: dict[Group, Totals], group: Group, statistics: Statistics) -> N
         present.statistics.merge(statistics)
 
 
-def _windows(
-    connection: Connection, cells: Mapping[int, object], spans: Sequence[Span]
-) -> Iterator[tuple[int, Statistics]]:
-    for span in spans:
-        for number, statistics, _ in _rows(connection, cells, span):
-            yield number, statistics
-
-
-def _rows(connection: Connection, cells: Mapping[int, object], span: Span) -> Iterator[tuple[int, Statistics, int]]:
+def _rows(
+    connection: Connection, cells: Mapping[int, object], span: Span, sketches: Sequence[Sketch] = SKETCHES
+) -> Iterator[tuple[int, Statistics, int]]:
+    unread = [name for name in SKETCHES if name not in sketches]
+    columns = [literal(b"").label(column.name) if column.name in unread else column for column in WINDOWS.c]
     numbers = list(cells)
     for place in range(0, len(numbers), 500):
         chosen = WINDOWS.c.cell.in_(numbers[place : place + 500])
-        statement = select(WINDOWS).where(chosen, _inside(WINDOWS, span))
+        statement = select(*columns).where(chosen, _inside(WINDOWS, span))
         for row in connection.execution_options(yield_per=200).execute(statement):
             yield row[0], TOTALS.decode(row[0], tuple(row[3:])), row[2]
 

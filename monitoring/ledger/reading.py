@@ -126,7 +126,7 @@ def summarize(connection: Connection, family: str, since_us: int) -> ledger_pb2.
     mean correctly rounded; the percentiles are nearest ranks, exact up to some 200 decisions and within 1.65 % of the
     rank beyond.
     """
-    arms = window_totals(connection, family, since_us=since_us, by=("arm",), populations=None)
+    arms = window_totals(connection, family, since_us=since_us, by=("arm",), populations=None, sketches=("latency",))
     counters = {row.name: row.value for row in connection.execute(select(COUNTERS))}
     shown = sorted((group[0], totals) for group, totals in arms.items() if totals.decisions)
     return ledger_pb2.SummarizeArmsResponse(

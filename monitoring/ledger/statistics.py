@@ -72,7 +72,7 @@ class Statistics:
         value: bytes,
         confidence: bytes,
     ) -> Statistics:
-        """Reads a row; the inverse of `as_columns`."""
+        """Reads a row; the inverse of `as_columns`. A sketch that was not read is empty."""
         table = np.frombuffer(calibration, "<i8").astype(np.int64) if calibration else np.zeros(_CELLS, np.int64)
         tally = Tally(
             np.frombuffer(counts, "<i8").astype(np.int64),
@@ -82,7 +82,7 @@ class Statistics:
         )
         return cls(
             tally,
-            kll_floats_sketch.deserialize(latency),
-            kll_doubles_sketch.deserialize(value),
-            kll_floats_sketch.deserialize(confidence),
+            kll_floats_sketch.deserialize(latency) if latency else kll_floats_sketch(SKETCH_K),
+            kll_doubles_sketch.deserialize(value) if value else kll_doubles_sketch(SKETCH_K),
+            kll_floats_sketch.deserialize(confidence) if confidence else kll_floats_sketch(SKETCH_K),
         )

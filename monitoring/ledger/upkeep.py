@@ -131,15 +131,20 @@ class Upkeep:
     def _ago(self, span: int, length: int) -> int:
         return max((self.now_us - span) // length * length, 0)
 
+    def _too_many(self) -> int:
+        """Gives how many decisions, about, are over a bound."""
+        held, size = self.counters[HELD], self.counters[HELD_BYTES]
+        over = held - self.retention.max_decisions if self.retention.max_decisions else 0
+        bytes_over = size - self.retention.max_bytes if self.retention.max_bytes else 0
+        return max(over, -(-bytes_over * held // max(size, 1)), 0)
+
     def _prune(self, done: Step) -> None:
         """Removes the oldest decisions: those past their time, or as many as a bound asks for."""
         kept, counters = self.retention, self.counters
-        over = (kept.max_decisions and counters[HELD] > kept.max_decisions) or (
-            kept.max_bytes and counters[HELD_BYTES] > kept.max_bytes
-        )
+        over = self._too_many()
         cutoff = self.now_us - max(kept.raw_days * DAY_US, LATE_US)
-        limit = min(PRUNE_ROWS, counters[HELD] - kept.max_decisions) if over and kept.max_decisions else PRUNE_ROWS
-        oldest = select(DECISIONS.c.assigned_at_us).order_by(DECISIONS.c.assigned_at_us).limit(max(limit, 1))
+        limit = min(over or PRUNE_ROWS, PRUNE_ROWS)
+        oldest = select(DECISIONS.c.assigned_at_us).order_by(DECISIONS.c.assigned_at_us).limit(limit)
         if not over:
             oldest = oldest.where(DECISIONS.c.assigned_at_us < cutoff)
         instants = self.connection.scalars(oldest).all()
