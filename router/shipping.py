@@ -10,6 +10,7 @@ a restarted router learns its recent decisions.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
@@ -27,6 +28,8 @@ CHUNK_BYTES: Final = 2 * MAX_FRAME
 IDLE_SECONDS: Final = 0.2
 LONGEST_PAUSE_SECONDS: Final = 5.0
 KEEP_SEGMENTS: Final = 2
+SECOND_CHANCES: Final = 2
+"""How often a record is offered again that the ledger failed on without blaming its content."""
 MAX_SUSPECTS: Final = 16
 """Records of one batch refused for no reason of their own, without any accepted, after which the ledger is at fault."""
 
@@ -169,8 +172,19 @@ class Shipper:
         if suspects and not accepted and not any(reason.definite for _, reason in suspects):
             raise ConnectionError(f"the ledger refuses everything: {suspects[0][1]}")
         for payload, reason in suspects:
-            self._journal.rejects.add(payload, f"refused by the ledger: {reason}")
-        return aside + len(suspects)
+            again = None if reason.definite else await self._offer_again(payload)
+            if again is None:
+                self._journal.rejects.add(payload, f"refused by the ledger: {reason}")
+            aside += 1 if again is None else again
+        return aside
+
+    async def _offer_again(self, payload: bytes) -> int | None:
+        """Gives a record that the ledger failed on another chance; None when it fails again."""
+        for _ in range(SECOND_CHANCES):
+            await asyncio.sleep(IDLE_SECONDS)
+            with contextlib.suppress(Refused):
+                return await self._ship([payload])
+        return None
 
     def _next_batch(self, index: int, offset: int) -> _Batch:
         batch = _Batch([], [], offset)

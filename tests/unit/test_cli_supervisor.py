@@ -196,3 +196,27 @@ def test_children_die_with_a_supervisor_that_is_killed(tmp_path: Path) -> None:
         orphan = psutil.Process(int(parent.stdout.readline()))
         parent.kill()
         assert orphan.wait(timeout=LIMIT) is None or not orphan.is_running()
+
+
+async def test_a_patient_start_tells_a_failure_and_tries_again(tmp_path: Path) -> None:
+    """What cannot start at first is like what dies later: told, and started again until it runs."""
+    marker = tmp_path / "now"
+    code = (
+        "import pathlib, sys, time\n"
+        f"if not pathlib.Path({str(marker)!r}).exists(): sys.exit('not yet')\n"
+        'print(\'{"event": "ready", "service": "x"}\', flush=True)\ntime.sleep(600)\n'
+    )
+    changes: list[Change] = []
+    program = Program(name="late", command=(sys.executable, "-c", code))
+    child = Child(program, log=tmp_path / "late.log", on_change=changes.append)
+    await child.start(patient=True)
+    assert any("not yet" in change.reason for change in changes) or await child.until(
+        lambda _: any("not yet" in change.reason for change in changes), LIMIT
+    )
+    marker.touch()
+    assert await child.until(lambda one: one.state is State.READY, LIMIT)
+    first = child.pid
+    await child.restart()
+    assert child.state is State.READY
+    assert child.pid != first
+    await child.stop()

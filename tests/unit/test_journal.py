@@ -380,6 +380,24 @@ async def test_a_poison_record_is_set_aside_and_never_blocks_the_rest(*, tmp_pat
     journal.close()
 
 
+async def test_a_record_that_the_ledger_failed_on_once_is_stored_after_all(tmp_path: Path) -> None:
+    """A failure that is not the content's fault gets other chances before anything is set aside."""
+    journal, ledger = Journal(tmp_path), FakeLedger()
+    journal.append([b"one", b"two"])
+    failures = iter([True, True, False])
+
+    async def ship(batch: object) -> int:
+        if b"one" in list(batch) and next(failures, False):  # type: ignore[call-overload]
+            raise Refused("INTERNAL", definite=False)
+        return await ledger.ship(batch)
+
+    assert journal.synchronise() is None
+    assert await Shipper(journal, ship).drain(10)
+    assert sorted(ledger.stored) == [b"one", b"two"]
+    assert journal.status.set_aside == 0
+    journal.close()
+
+
 async def test_a_ledger_that_fails_on_everything_is_away_not_right(tmp_path: Path) -> None:
     """Without a single accepted record nothing is set aside: the fault is the ledger's; little is asked of it."""
     journal, ledger = Journal(tmp_path), FakeLedger()
