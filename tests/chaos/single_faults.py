@@ -22,6 +22,8 @@ Act = Callable[[Stage], Awaitable[object]]
 BEGIN, END = 0.2, 0.6
 """Shares of the calls at which a fault begins and ends."""
 BACK_SECONDS = 2.0
+OPEN_SECONDS = 1.0
+"""By when a breaker is open that is not opened by five failures in a row."""
 PROMISE = "every call is answered in time, every answer is in the ledger once, and the model is back within 2 s"
 
 
@@ -33,6 +35,11 @@ async def under_fault(
     async with staged(options.seed, double=double) as stage:
         await settled(stage)
         traffic, watch, healed = Traffic(name), Watch(stage.echo.addresses["grpc"]), [0.0]
+        broke = [0.0]
+
+        async def break_it() -> None:
+            broke[0] = time.monotonic()
+            await begin(stage)
 
         async def heal() -> None:
             await end(stage)
@@ -40,11 +47,16 @@ async def under_fault(
 
         try:
             async with watch.watching():
-                at = {BEGIN: lambda: begin(stage), END: heal}
+                at = {BEGIN: break_it, END: heal}
                 await traffic.run(stage.addresses, options.calls, options.rate, at=at)
                 if back:
                     await _until_back(stage, traffic, healed[0], result, options.rate)
             result.take(traffic, watch)
+            if traffic.shut:
+                seconds = traffic.shut[0] - broke[0]
+                result.notes.append(f"breaker open after {seconds:.2f} s")
+                if seconds - watch.stalled(broke[0], traffic.shut[0]) > OPEN_SECONDS:
+                    result.broken.append(f"the breaker opened only after {seconds:.1f} s")
             await close_books(stage, traffic, result)
         finally:
             await traffic.close()

@@ -127,6 +127,8 @@ class Traffic:
     durable: set[str] = field(default_factory=set)
     by_model: list[float] = field(default_factory=list)
     """When the model answered."""
+    shut: list[float] = field(default_factory=list)
+    """When a breaker that was open made the rules answer."""
     channels: dict[str, grpc.aio.Channel] = field(default_factory=dict)
     numbers: Iterator[int] = field(default_factory=itertools.count)
     """Of the calls; several runs share them."""
@@ -214,5 +216,7 @@ class Traffic:
         self.fallbacks[prediction_pb2.FallbackReason.Name(answer.fallback).removeprefix("FALLBACK_REASON_")] += 1
         if end - begin > DEADLINE_SECONDS + GRACE_SECONDS:
             self.late.append((begin, end))
+        if answer.fallback == prediction_pb2.FALLBACK_REASON_BREAKER_OPEN:
+            self.shut.append(end)
         if answer.served_variant != "rules":
             self.by_model.append(end)
