@@ -35,7 +35,7 @@ WITHIN: Final = 2_000
 WITHIN_LABELS: Final = 10_000
 """Decisions within which a shift of one kind must raise its alert, and must not raise the other's."""
 RUNS: Final = 200
-LONG_RUNS: Final = 40
+LONG_RUNS: Final = 30
 """Runs of 100 000 decisions that `turnout bench` takes."""
 NAMES: Final = (
     "drift_detection_rate",

@@ -32,6 +32,8 @@ _STEPS: Final = (0.3, 0.8, 1.6)
 """The bets: shifts of the log odds beyond what is fine."""
 _DIRECTIONS: Final = 4
 _EDGE: Final = 1e-4
+_CALM: Final = 0.5
+"""Evidence, as a logarithm, from which on labels are tested but no longer learnt from."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,7 +77,8 @@ class ConceptMonitor:
             self._tally += tallied(first[:, 0], first[:, 1])
             self.decisions += len(first)
         for start in range(0, len(pairs), BLOCK):
-            if self._relation is None or self._tally[:, 0].sum() >= 2 * self._learnt[:, 0].sum():
+            doubled = self._tally[:, 0].sum() >= 2 * self._learnt[:, 0].sum()
+            if self._relation is None or (doubled and self._calm()):
                 self._learn(self._tally.copy())
             self._test(pairs[start : start + BLOCK])
 
@@ -95,15 +98,20 @@ class ConceptMonitor:
         flatter, steeper = np.where(above, down, up), np.where(above, up, down)
         logs = np.concatenate([side.sum(axis=0) for side in (up, down, flatter, steeper)])
         self.decisions += len(pairs)
+        calm = self._calm()
         self._evidence.add(logs[None, :], len(pairs))
         rejected = self._evidence.log_e() >= -math.log(self.settings.alpha)
         self._evidence.mark(rejected, self.decisions)
-        if not rejected[0]:
+        if calm:
             self._tally += tallied(pairs[:, 0], outcome)
         excess = outcome - middle
         self._recent[1] += (len(pairs), excess.sum(), np.where(above[:, 0], -excess, excess).sum())
         if self._recent[1, 0] >= RECENT:
             self._recent = np.stack((self._recent[1], np.zeros(3)))
+
+    def _calm(self) -> bool:
+        """Whether nothing points to a drift yet: what may be one is not to become the standard."""
+        return float(self._evidence.log_e()[0]) < _CALM
 
     def results(self) -> tuple[DriftResult, ...]:
         """Gives the one result; the p-value holds at every look."""
