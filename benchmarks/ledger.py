@@ -20,7 +20,7 @@ from typing import Any, Final
 import grpc
 import yaml
 
-from benchmarks.figures import Bound, Figure
+from benchmarks.figures import Bound, Figure, Topic
 from benchmarks.ledger_records import FAMILY, decisions, outcomes
 from benchmarks.processes import Process, started
 from turnout.v1 import ledger_pb2
@@ -140,7 +140,8 @@ _channels: dict[str, grpc.Channel] = {}
 def _hub(database_url: str) -> Iterator[Process]:
     with tempfile.TemporaryDirectory(prefix="turnout-bench-") as name:
         folder = Path(name)
-        hub = {"grpc": "127.0.0.1:0", "metrics": "127.0.0.1:0", "database_url": database_url}
+        free = "127.0.0.1:0"
+        hub = {"grpc": free, "metrics": free, "http": free, "database_url": database_url}
         experiment = {
             "salt": "bench",
             "champion": "rules",
@@ -181,3 +182,6 @@ def _postgres(program: str, *arguments: str) -> None:
     prefix = ["setpriv", "--reuid=postgres", "--regid=postgres", "--clear-groups"] if os.geteuid() == 0 else []
     command = [*prefix, str(_DEBIAN / program), *arguments]
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd="/", timeout=60)
+
+
+TOPIC: Final = Topic(NAMES, measure)

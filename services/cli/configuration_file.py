@@ -30,6 +30,7 @@ def first_file(
     home: str,
     grpc: Mapping[str, str],
     metrics: Mapping[str, str],
+    http: str = "",
 ) -> str:
     """Gives the text of a new file: all variants, and an experiment that splits the traffic among them and the rules.
 
@@ -40,11 +41,13 @@ def first_file(
         home: folder of state; a relative one counts from the file's folder.
         grpc: gRPC address, by "router" and "hub"; empty for the usual ones.
         metrics: address of /metrics, likewise.
+        http: the hub's address for JSON; empty for the usual one.
     """
     lines = [_HEAD.rstrip(), f"home: {_quoted(home)}"]
     for process in ("router", "hub"):
         if process in grpc:
             lines += [f"{process}:", f"  grpc: {_quoted(grpc[process])}", f"  metrics: {_quoted(metrics[process])}"]
+            lines += [f"  http: {_quoted(http)}"] if process == "hub" and http else []
     lines += ["families:", f"  {family}:", "    deadline_ms: 500", "    variants:"]
     for variant, tag in tags.items():
         lines += [f"      {variant}:", f"        bento: {_quoted(tag)}"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,6 +18,8 @@ from services.runtime.database import DatabaseUnusable
 from services.runtime.errors import Unavailable
 from services.runtime.logs import configure_logs
 from services.runtime.serving import announce, until_signalled
+from services.runtime.transcoding.app import transcoder
+from services.runtime.transcoding.serving import http_serving
 
 _WRONG: Final = 2
 """Exit code for a wrong configuration, a database that cannot be opened, or an address that is taken."""
@@ -26,16 +29,22 @@ async def run(config_path: Path) -> None:
     """Serves until SIGTERM or SIGINT; see `running` for what it raises."""
     registry = CollectorRegistry()
     ProcessCollector(registry=registry)
-    host, _, port = read_config(config_path).hub.metrics.rpartition(":")
+    config = read_config(config_path).hub
+    host, _, port = config.metrics.rpartition(":")
     if not port.isdigit():
         raise ConfigError(f"{config_path}: hub.metrics: must be host:port, since browsers and Prometheus read it")
-    async with running(config_path, registry=registry) as hub:
+    async with contextlib.AsyncExitStack() as stack:
+        hub = await stack.enter_async_context(running(config_path, registry=registry))
+        hosts = frozenset(name.lower() for name in config.http_hosts)
+        stopping = asyncio.Event()
+        app = transcoder(hub.services, title="Turnout", hosts=hosts, stopping=stopping)
+        http = await stack.enter_async_context(http_serving(app, config.http, stopping=stopping))
         try:
             web, thread = start_http_server(int(port), host.strip("[]"), registry)
         except (OSError, OverflowError) as error:
             raise OSError(f"{host}:{port} cannot be bound: is another process using it?") from error
         try:
-            announce("hub", grpc=hub.server.address, metrics=f"{host}:{web.server_port}")
+            announce("hub", grpc=hub.server.address, metrics=f"{host}:{web.server_port}", http=http)
             await until_signalled()
         finally:
             # Metrics go before the drain: shutdown() waits for one look at the socket only.

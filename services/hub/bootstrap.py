@@ -27,6 +27,7 @@ from services.runtime.grpc_binding import Admission, bind
 from services.runtime.home import Home
 from services.runtime.identity import Identify, by_token, everybody
 from services.runtime.serving import BACKEND_OPTIONS, Server, serving
+from services.runtime.transcoding.routes import Bound
 from turnout.v1 import experiment_pb2, ledger_pb2
 
 OPERATOR: Final = "operator"
@@ -47,6 +48,8 @@ class Hub:
     server: Server
     database: Database
     store: Store
+    services: tuple[Bound, ...]
+    """What is served over gRPC, for whoever serves it over HTTP too."""
 
 
 @contextlib.asynccontextmanager
@@ -79,6 +82,7 @@ async def running(
     metrics = LedgerMetrics(registry)
     settings = StoreSettings(retention=Retention(**config.hub.retention.model_dump()))
     steered = ControlMetrics(registry)
+    services: list[Bound] = []
     with (
         open_database(_database_url(config), clock=clock) as database,
         open_store(database, now_us=now_us, clock=clock, settings=settings, appended=metrics.appended) as store,
@@ -87,9 +91,14 @@ async def running(
         def handlers(server: Server) -> list[grpc.GenericRpcHandler]:
             ledger = LedgerService(store, stopping=server.stopping.is_set)
             experiments.ends_with(server.stopping)
+            services.extend(
+                (
+                    Bound(_LEDGER, ledger, identify, Admission(_LEDGER_CALLS)),
+                    Bound(_EXPERIMENTS, experiments, identify, Admission(_EXPERIMENT_CALLS)),
+                )
+            )
             return [
-                bind(_LEDGER, ledger, identify=identify, admission=Admission(_LEDGER_CALLS)),
-                bind(_EXPERIMENTS, experiments, identify=identify, admission=Admission(_EXPERIMENT_CALLS)),
+                bind(one.service, one.implementation, identify=identify, admission=one.admission) for one in services
             ]
 
         async with (
@@ -98,9 +107,9 @@ async def running(
             # Routers keep one connection for as long as they live, and their batches have up to 16 MiB.
             serving(handlers, config.hub.grpc, options=BACKEND_OPTIONS, drain_seconds=drain_seconds) as server,
         ):
-            for service in (_LEDGER, _EXPERIMENTS):
-                await server.set_serving(service.full_name, serving=True)
-            yield Hub(server, database, store)
+            for one in services:
+                await server.set_serving(one.service.full_name, serving=True)
+            yield Hub(server, database, store, tuple(services))
 
 
 def _database_url(config: Config) -> str | URL:

@@ -33,7 +33,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     # Free ports for the router; the hub, whom the router must find, gets a socket.
     listen = (
         'router: {grpc: "127.0.0.1:0", metrics: "127.0.0.1:0"}\n'
-        f'hub: {{grpc: "unix:{folder}/hub.sock", metrics: "127.0.0.1:0"}}\n'
+        f'hub: {{grpc: "unix:{folder}/hub.sock", metrics: "127.0.0.1:0", http: "127.0.0.1:0"}}\n'
     )
     file.write_text(file.read_text().replace("families:", listen + "families:", 1))
     return folder

@@ -84,8 +84,10 @@ class Recorder:
 class Http:
     """A server of recorders, and a client."""
 
-    def __init__(self, recorders: dict[str, Recorder], client: httpx.AsyncClient, admission: Admission) -> None:
-        self.recorders, self.client, self.admission = recorders, client, admission
+    def __init__(
+        self, recorders: dict[str, Recorder], client: httpx.AsyncClient, admission: Admission, stopping: asyncio.Event
+    ) -> None:
+        self.recorders, self.client, self.admission, self.stopping = recorders, client, admission, stopping
         self.monitoring = recorders["MonitoringService"]
 
     async def refused(self, status: int, method: str = "GET", path: str = ALERTS, **more: Any) -> dict[str, Any]:
@@ -101,12 +103,13 @@ async def serving(identify: Any = everybody, limit: int = 8, **more: Any) -> Asy
     recorders = {service.name: Recorder(service) for service in SERVICES}
     gate = Admission(limit)
     bound = [Bound(service, recorders[service.name], identify, gate) for service in SERVICES]
-    app = transcoder(bound, title="test", **more)
+    stopping = asyncio.Event()
+    app = transcoder(bound, title="test", stopping=stopping, **more)
     async with (
-        http_serving(app, "127.0.0.1:0") as address,
+        http_serving(app, "127.0.0.1:0", stopping=stopping) as address,
         httpx.AsyncClient(base_url=f"http://{address}", trust_env=False, timeout=10) as client,
     ):
-        yield Http(recorders, client, gate)
+        yield Http(recorders, client, gate, stopping)
 
 
 @pytest.fixture
@@ -180,7 +183,7 @@ async def test_every_operation_takes_and_gives_what_the_document_says(method: Me
     asked = operation["requestBody"]["content"]["application/json"]["schema"]
     request_type, reply_type = GetMessageClass(method.input_type), GetMessageClass(method.output_type)
     recorder = Recorder(service)
-    app = transcoder([Bound(service, recorder, everybody, Admission(8))], title="test")
+    app = transcoder([Bound(service, recorder, everybody, Admission(8))], title="test", stopping=asyncio.Event())
 
     @settings(max_examples=8, deadline=None, suppress_health_check=list(HealthCheck), database=None)
     @given(messages(request_type), messages(reply_type))
@@ -342,11 +345,16 @@ async def test_who_calls_comes_from_the_token() -> None:
         assert (await http.client.get("/livez")).json() == {"live": True}
 
 
-async def test_a_stopping_server_takes_nothing_new() -> None:
-    """UNAVAILABLE, with a time to try again after."""
-    async with serving(stopping=lambda: True) as http:
-        answer = await http.client.get(ALERTS)
-        assert (answer.status_code, answer.headers["retry-after"]) == (503, "1")
+async def test_a_stopping_server_takes_nothing_new_and_ends_its_streams(http: Http) -> None:
+    """UNAVAILABLE, with a time to try again after; a stream that waits is told and does not hold the stop."""
+    http.monitoring.stays = asyncio.Event()
+    async with http.client.stream("GET", "/v1/monitoring/watch-alerts") as stream:
+        lines = stream.aiter_lines()
+        await anext(lines)
+        http.stopping.set()
+        assert json.loads(await anext(lines))["error"]["status"] == "UNAVAILABLE"
+    answer = await http.client.get(ALERTS)
+    assert (answer.status_code, answer.headers["retry-after"]) == (503, "1")
 
 
 @pytest.mark.parametrize(
@@ -393,7 +401,9 @@ def test_no_body_breaks_the_server(body: bytes) -> None:
 
     async def ask() -> int:
         recorder = Recorder(SERVICES[0])
-        app = transcoder([Bound(SERVICES[0], recorder, everybody, Admission(1))], title="test")
+        app = transcoder(
+            [Bound(SERVICES[0], recorder, everybody, Admission(1))], title="test", stopping=asyncio.Event()
+        )
         async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://localhost") as client:
             path = "/v1/MonitoringService/ListAlerts"
             return (await client.post(path, content=body, headers={"content-type": "application/json"})).status_code
@@ -404,9 +414,9 @@ def test_no_body_breaks_the_server(body: bytes) -> None:
 async def test_a_taken_port_is_told(http: Http) -> None:
     """One sentence, as for gRPC."""
     taken = f"127.0.0.1:{http.client.base_url.port}"
-    app = transcoder([], title="test")
+    app = transcoder([], title="test", stopping=asyncio.Event())
     with pytest.raises(OSError, match="cannot be bound"):
-        async with http_serving(app, taken):
+        async with http_serving(app, taken, stopping=asyncio.Event()):
             pass
 
 

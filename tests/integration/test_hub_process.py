@@ -18,7 +18,7 @@ import pytest
 from turnout.v1 import experiment_pb2, ledger_pb2
 
 CONFIG = """\
-hub: {grpc: "127.0.0.1:0", metrics: "127.0.0.1:0"}
+hub: {grpc: "127.0.0.1:0", metrics: "127.0.0.1:0", http: "127.0.0.1:0"}
 families: {dispatch: {}}
 experiments:
   dispatch: {salt: s, champion: rules, strategy: {kind: random}, arms: {rules: {variant: rules}}}
@@ -52,6 +52,12 @@ def test_it_announces_itself_serves_and_stops_on_sigterm(config: Path) -> None:
         assert (ready["event"], ready["service"]) == ("ready", "hub")
         with urllib.request.urlopen(f"http://{ready['metrics']}/metrics", timeout=10) as page:
             assert b"ledger_decisions_total 0.0" in page.read()
+        with urllib.request.urlopen(
+            f"http://{ready['http']}/v1/experiment/experiment?name=dispatch", timeout=10
+        ) as page:
+            assert json.load(page)["experiment"]["family"] == "dispatch"
+        with urllib.request.urlopen(f"{api}/openapi.json", timeout=10) as page:
+            assert "/v1/ExperimentService/PauseExperiment" in json.load(page)["paths"]
         with grpc.insecure_channel(ready["grpc"]) as channel:
             pause = channel.unary_unary(
                 "/turnout.v1.ExperimentService/PauseExperiment",

@@ -57,6 +57,7 @@ def prepare(plan: Plan, family: Family, root: Path, steps: Steps) -> Prepared:
         home=str(root),
         grpc={"router": "127.0.0.1:0", "hub": home.socket("hub")},
         metrics={"router": "127.0.0.1:0", "hub": "127.0.0.1:0"},
+        http="127.0.0.1:0",
     )
     config = root / "turnout.yaml"
     write_first(config, text)

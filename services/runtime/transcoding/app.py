@@ -25,7 +25,7 @@ from services.runtime.transcoding.errors import Refused, body_of, error_body
 from services.runtime.transcoding.guard import LOOPBACK, check_json, check_origin, deadline_seconds, read_body
 from services.runtime.transcoding.openapi import document
 from services.runtime.transcoding.routes import Bound, Route, routes_of
-from services.runtime.transcoding.streaming import Stream, begin, form_of
+from services.runtime.transcoding.streaming import STOPPING, Stream, begin, form_of
 
 OPENAPI: Final = "/openapi.json"
 LIVE: Final = "/livez"
@@ -61,7 +61,7 @@ def transcoder(
     *,
     title: str,
     hosts: frozenset[str] = frozenset(),
-    stopping: Callable[[], bool] = lambda: False,
+    stopping: asyncio.Event,
 ) -> Starlette:
     """Gives the application.
 
@@ -69,7 +69,7 @@ def transcoder(
         services: what is offered, with the identity and the admission that gRPC uses too.
         title: of the OpenAPI document.
         hosts: names by which this server is known, besides those of loopback, in lower case.
-        stopping: tells whether the process drains; new calls are refused then.
+        stopping: set when the server stops, see `http_serving`: new calls are refused then, and streams end.
 
     Raises:
         AttributeError: an implementation lacks a method.
@@ -98,7 +98,7 @@ def transcoder(
 class _Endpoint:
     """One method."""
 
-    def __init__(self, route: Route, hosts: frozenset[str], stopping: Callable[[], bool]) -> None:
+    def __init__(self, route: Route, hosts: frozenset[str], stopping: asyncio.Event) -> None:
         self._bound, self._method, self._hosts, self._stopping = route.bound, route.method, hosts, stopping
         self._function = getattr(route.bound.implementation, snake_case(route.method.name))
         self._request_type = GetMessageClass(route.method.input_type)
@@ -135,8 +135,8 @@ class _Endpoint:
             gate.under_way -= 1
 
     def _check_room(self) -> None:
-        if self._stopping():
-            raise Unavailable("", "the server stops; try again")
+        if self._stopping.is_set():
+            raise Unavailable("", STOPPING)
         if self._bound.admission.under_way >= self._bound.admission.limit:
             raise ResourceExhausted("", "the server has too many calls under way; try again")
 
@@ -148,7 +148,7 @@ class _Endpoint:
         peer = f"{request.client.host}:{request.client.port}" if request.client else ""
         if self._method.server_streaming:
             answers = self._function(message, HttpCall(tenant, peer, None))
-            stream = await begin(answers, form_of(request.headers), visible=_visible)
+            stream = await begin(answers, form_of(request.headers), visible=_visible, stopping=self._stopping)
             return _StreamResponse(stream, self._bound.admission)
         reply = await _within(seconds, self._function(message, HttpCall(tenant, peer, deadline)))
         return Response(to_json(reply), media_type="application/json", headers=_HEADERS)

@@ -21,12 +21,15 @@ class _Server(uvicorn.Server):
 
 
 @contextlib.asynccontextmanager
-async def http_serving(app: Starlette, address: str, *, drain_seconds: float = 5.0) -> AsyncIterator[str]:
+async def http_serving(
+    app: Starlette, address: str, *, stopping: asyncio.Event, drain_seconds: float = 5.0
+) -> AsyncIterator[str]:
     """Serves until the block ends, then lets calls under way finish; gives the bound address, host:port.
 
     Args:
         app: the application.
         address: host:port; port 0 takes a free one.
+        stopping: set when the block ends; the application ends its streams then.
         drain_seconds: how long calls under way may take to finish.
 
     Raises:
@@ -58,6 +61,7 @@ async def http_serving(app: Starlette, address: str, *, drain_seconds: float = 5
                 await running
             yield f"{host}:{listener.getsockname()[1]}"
         finally:
+            stopping.set()
             server.should_exit = True
             await running
 

@@ -16,9 +16,11 @@ from typing import Any, Final
 from google.protobuf.message import Message
 from starlette.datastructures import Headers
 
+from services.runtime.errors import Unavailable
 from services.runtime.transcoding.decoding import to_json
 
 HEARTBEAT_SECONDS: Final = 15.0
+STOPPING: Final = "the server stops; try again"
 _FIRST_SECONDS: Final = 1.0
 """An error that comes so soon has a status of its own; after that the stream has begun."""
 
@@ -46,11 +48,16 @@ class Stream:
     """A handler's answers on their way; `end` must be called, however it ends."""
 
     def __init__(
-        self, messages: AsyncIterator[Message], form: Form, visible: Callable[[Exception], dict[str, Any]]
+        self,
+        messages: AsyncIterator[Message],
+        form: Form,
+        visible: Callable[[Exception], dict[str, Any]],
+        stopping: asyncio.Event,
     ) -> None:
         self.form = form
         self._messages, self._visible = messages, visible
         self._pending = asyncio.ensure_future(_next(messages))
+        self._stopping = asyncio.ensure_future(stopping.wait())
 
     async def first(self) -> None:
         """Waits a moment for the first message.
@@ -67,8 +74,11 @@ class Stream:
         form = self.form
         try:
             while True:
-                await asyncio.wait({self._pending}, timeout=HEARTBEAT_SECONDS)
+                either = {self._pending, self._stopping}
+                await asyncio.wait(either, timeout=HEARTBEAT_SECONDS, return_when=asyncio.FIRST_COMPLETED)
                 if not self._pending.done():
+                    if self._stopping.done():
+                        raise Unavailable("", STOPPING)  # noqa: TRY301 - told as any other error
                     yield form.heartbeat
                     continue
                 message = self._pending.result()
@@ -81,6 +91,7 @@ class Stream:
 
     async def end(self) -> None:
         """Ends the handler, if it has not ended."""
+        self._stopping.cancel()
         self._pending.cancel()
         with contextlib.suppress(asyncio.CancelledError, Exception):
             await self._pending
@@ -89,7 +100,11 @@ class Stream:
 
 
 async def begin(
-    messages: AsyncIterator[Message], form: Form, *, visible: Callable[[Exception], dict[str, Any]]
+    messages: AsyncIterator[Message],
+    form: Form,
+    *,
+    visible: Callable[[Exception], dict[str, Any]],
+    stopping: asyncio.Event,
 ) -> Stream:
     """Begins a stream.
 
@@ -97,11 +112,12 @@ async def begin(
         messages: the handler's answers.
         form: how they are written.
         visible: gives what a caller may see of an error.
+        stopping: set when the server stops; ends the stream.
 
     Raises:
         Exception: what the handler raises before its first message.
     """
-    stream = Stream(messages, form, visible)
+    stream = Stream(messages, form, visible, stopping)
     try:
         await stream.first()
     except BaseException:
