@@ -42,13 +42,26 @@ class Hub:
         """Closes the connection."""
         self._channel.close()
 
-    def experiment(self, family: str) -> experiment_pb2.Experiment:
-        """Gives a family's experiment as it stands."""
-        request = experiment_pb2.GetExperimentRequest(name=family)
+    def experiment(self, name: str) -> experiment_pb2.Experiment:
+        """Gives an experiment as it stands; the main one of a family is called like it."""
+        request = experiment_pb2.GetExperimentRequest(name=name)
         return self._experiments("GetExperiment", request, experiment_pb2.GetExperimentResponse).experiment
 
+    def experiments(self, family: str = "") -> experiment_pb2.ExperimentSet:
+        """Gives all experiments, or those of a family, and all layers."""
+        request = experiment_pb2.ListExperimentsRequest(family=family)
+        return self._experiments("ListExperiments", request, experiment_pb2.ListExperimentsResponse).set
+
+    def create(self, request: experiment_pb2.CreateExperimentRequest) -> experiment_pb2.Experiment:
+        """Makes an experiment."""
+        return self._experiments("CreateExperiment", request, experiment_pb2.CreateExperimentResponse).experiment
+
+    def update(self, request: experiment_pb2.UpdateExperimentRequest) -> experiment_pb2.Experiment:
+        """Replaces an experiment's whole definition."""
+        return self._experiments("UpdateExperiment", request, experiment_pb2.UpdateExperimentResponse).experiment
+
     def set_strategy(self, request: experiment_pb2.SetStrategyRequest) -> experiment_pb2.Experiment:
-        """Changes strategy or weights."""
+        """Changes strategy, weights or ramp."""
         return self._experiments("SetStrategy", request, experiment_pb2.SetStrategyResponse).experiment
 
     def pause(self, request: experiment_pb2.PauseExperimentRequest) -> experiment_pb2.Experiment:
@@ -58,6 +71,48 @@ class Hub:
     def resume(self, request: experiment_pb2.ResumeExperimentRequest) -> experiment_pb2.Experiment:
         """Ends a pause."""
         return self._experiments("ResumeExperiment", request, experiment_pb2.ResumeExperimentResponse).experiment
+
+    def stop_ramp(self, request: experiment_pb2.StopRampRequest) -> experiment_pb2.Experiment:
+        """Ends a ramp at the weights that it has reached."""
+        return self._experiments("StopRamp", request, experiment_pb2.StopRampResponse).experiment
+
+    def conclude(self, request: experiment_pb2.ConcludeExperimentRequest) -> experiment_pb2.Experiment:
+        """Sends everything to the winner."""
+        return self._experiments("ConcludeExperiment", request, experiment_pb2.ConcludeExperimentResponse).experiment
+
+    def undo(self, request: experiment_pb2.UndoExperimentRequest) -> experiment_pb2.Experiment:
+        """Takes the newest change back."""
+        return self._experiments("UndoExperiment", request, experiment_pb2.UndoExperimentResponse).experiment
+
+    def delete(self, request: experiment_pb2.DeleteExperimentRequest) -> None:
+        """Ends an experiment."""
+        self._experiments("DeleteExperiment", request, experiment_pb2.DeleteExperimentResponse)
+
+    def revisions(self, name: str, limit: int) -> list[experiment_pb2.ExperimentRevision]:
+        """Gives the newest revisions of an experiment, also of a deleted one."""
+        request = experiment_pb2.ListRevisionsRequest(name=name, limit=limit)
+        return list(self._experiments("ListRevisions", request, experiment_pb2.ListRevisionsResponse).revisions)
+
+    def set_layer(self, request: experiment_pb2.SetLayerRequest) -> experiment_pb2.Layer:
+        """Makes or changes a layer."""
+        return self._experiments("SetLayer", request, experiment_pb2.SetLayerResponse).layer
+
+    def delete_layer(self, request: experiment_pb2.DeleteLayerRequest) -> None:
+        """Removes a layer."""
+        self._experiments("DeleteLayer", request, experiment_pb2.DeleteLayerResponse)
+
+    def decide(self, request: experiment_pb2.DecideRequest) -> experiment_pb2.DecideResponse:
+        """Gives the arm that a unit would get."""
+        return self._experiments("Decide", request, experiment_pb2.DecideResponse)
+
+    def strategies(self) -> list[experiment_pb2.StrategyDescription]:
+        """Gives the strategies with their parameters."""
+        request = experiment_pb2.ListStrategiesRequest()
+        return list(self._experiments("ListStrategies", request, experiment_pb2.ListStrategiesResponse).strategies)
+
+    def status(self) -> experiment_pb2.GetStatusResponse:
+        """Gives every router with the version that it applies."""
+        return self._experiments("GetStatus", experiment_pb2.GetStatusRequest(), experiment_pb2.GetStatusResponse)
 
     def summary(self, family: str) -> ledger_pb2.SummarizeArmsResponse:
         """Gives the results of a family's arms."""

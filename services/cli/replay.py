@@ -12,7 +12,7 @@ import typer
 from services.cli.durations import seconds
 from services.cli.output import Format, FormatOption, emit, messages
 from services.cli.settings import DEFAULT_CONFIG, ConfigOption
-from services.cli.split import HubOption, connect
+from services.cli.split_options import HubOption, connect
 from services.runtime.errors import InvalidArgument, NotFound
 
 if TYPE_CHECKING:

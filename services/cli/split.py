@@ -1,21 +1,21 @@
-"""`turnout split`: the split of a family's traffic among arms, read and changed through the hub."""
+"""`turnout split`: how traffic is split among arms, read and changed through the hub."""
 
 from __future__ import annotations
 
-import os
 from enum import StrEnum
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from services.cli import split_definition, split_history, split_layers, split_ramp, split_routers
 from services.cli.durations import seconds, time_of_day
-from services.cli.output import Format, FormatOption, emit
-from services.cli.settings import DEFAULT_CONFIG, ConfigOption, load_config
+from services.cli.output import Format, FormatOption
+from services.cli.settings import DEFAULT_CONFIG, ConfigOption
+from services.cli.split_options import HubOption, NameArgument, UnreadyOption, WhyOption, connect, parse_weights
+from services.cli.split_shown import print_all, print_one
 from services.runtime.errors import InvalidArgument
 
 if TYPE_CHECKING:
-    from services.cli.hub import Hub
     from turnout.v1 import experiment_pb2
 
 app = typer.Typer(help="Show and change how traffic is split among arms.", no_args_is_help=True)
@@ -37,26 +37,34 @@ class AssignmentName(StrEnum):
     ALTERNATING = "alternating"
 
 
-FamilyArgument = Annotated[str, typer.Argument(help="Prediction problem, for example dispatch.")]
-HubOption = Annotated[str | None, typer.Option("--hub", envvar="TURNOUT_HUB", help="The hub's gRPC address.")]
-WhyOption = Annotated[str, typer.Option("--why", help="Why, for the history.")]
-
-
 @app.command()
 def show(
-    family: FamilyArgument,
+    name: NameArgument,
     hub: HubOption = None,
     config: ConfigOption = DEFAULT_CONFIG,
     output: FormatOption = Format.TABLE,
 ) -> None:
     """Show the arms, their weights and the share of traffic that each one gets."""
     with connect(hub, config) as server:
-        _print(server.experiment(family), output)
+        print_one(server.experiment(name), output)
+
+
+@app.command("list")
+def list_(
+    family: Annotated[str, typer.Argument(help="Only those of this family.")] = "",
+    hub: HubOption = None,
+    config: ConfigOption = DEFAULT_CONFIG,
+    output: FormatOption = Format.TABLE,
+) -> None:
+    """List the experiments."""
+    with connect(hub, config) as server:
+        found = server.experiments(family)
+        print_all(list(found.experiments), found.version, output)
 
 
 @app.command("set")
 def set_(
-    family: FamilyArgument,
+    name: NameArgument,
     *,
     strategy: Annotated[StrategyName | None, typer.Option("--strategy", help="How an arm is chosen.")] = None,
     weights: Annotated[str, typer.Option("--weights", help="New weights, for example a=90,b=10.")] = "",
@@ -68,6 +76,7 @@ def set_(
         AssignmentName.SEEDED
     ),
     timetable: Annotated[str, typer.Option("--timetable", help="time: such as 00:00=a,08:30=b, instead.")] = "",
+    allow_unready: UnreadyOption = False,
     why: WhyOption = "",
     hub: HubOption = None,
     config: ConfigOption = DEFAULT_CONFIG,
@@ -79,7 +88,7 @@ def set_(
     new_weights = parse_weights(weights)
     if strategy is None and not new_weights:
         raise InvalidArgument("strategy", "nothing to change: give --strategy, --weights, or both")
-    request = experiment_pb2.SetStrategyRequest(name=family, weights=new_weights, why=why)
+    request = experiment_pb2.SetStrategyRequest(name=name, weights=new_weights, why=why, allow_unready=allow_unready)
     match strategy:
         case None:
             pass
@@ -103,13 +112,13 @@ def set_(
     if window is not None and strategy is not StrategyName.TIME:
         raise InvalidArgument("window", "--window goes with --strategy time")
     with connect(hub, config) as server:
-        request.base_revision = server.experiment(family).revision
-        _print(server.set_strategy(request), output)
+        request.base_revision = server.experiment(name).revision
+        print_one(server.set_strategy(request), output)
 
 
 @app.command()
 def pause(
-    family: FamilyArgument,
+    name: NameArgument,
     why: WhyOption = "",
     hub: HubOption = None,
     config: ConfigOption = DEFAULT_CONFIG,
@@ -119,14 +128,14 @@ def pause(
     from turnout.v1 import experiment_pb2
 
     with connect(hub, config) as server:
-        revision = server.experiment(family).revision
-        request = experiment_pb2.PauseExperimentRequest(name=family, base_revision=revision, why=why)
-        _print(server.pause(request), output)
+        revision = server.experiment(name).revision
+        request = experiment_pb2.PauseExperimentRequest(name=name, base_revision=revision, why=why)
+        print_one(server.pause(request), output)
 
 
 @app.command()
 def resume(
-    family: FamilyArgument,
+    name: NameArgument,
     why: WhyOption = "",
     hub: HubOption = None,
     config: ConfigOption = DEFAULT_CONFIG,
@@ -136,35 +145,25 @@ def resume(
     from turnout.v1 import experiment_pb2
 
     with connect(hub, config) as server:
-        revision = server.experiment(family).revision
-        request = experiment_pb2.ResumeExperimentRequest(name=family, base_revision=revision, why=why)
-        _print(server.resume(request), output)
+        revision = server.experiment(name).revision
+        request = experiment_pb2.ResumeExperimentRequest(name=name, base_revision=revision, why=why)
+        print_one(server.resume(request), output)
 
 
-def connect(address: str | None, config: Path) -> Hub:
-    """Opens the hub that was named, or the file's."""
-    from services.cli.hub import Hub
-
-    return Hub(address or load_config(config).hub.grpc, os.environ.get("TURNOUT_OPERATOR_TOKEN"))
-
-
-def parse_weights(text: str) -> dict[str, float]:
-    """Reads a=90,b=10.
-
-    Raises:
-        InvalidArgument: names --weights.
-    """
-    weights: dict[str, float] = {}
-    for part in filter(None, (piece.strip() for piece in text.split(","))):
-        arm, equals, number = part.partition("=")
-        try:
-            weight = float(number)
-        except ValueError:
-            equals = ""
-        if not (arm and equals) or arm in weights:
-            raise InvalidArgument("weights", f"--weights must be like a=90,b=10 with each arm once, not {text[:80]!r}")
-        weights[arm] = weight
-    return weights
+for _command in (
+    split_definition.create,
+    split_definition.update,
+    split_definition.delete,
+    split_ramp.ramp,
+    split_history.conclude,
+    split_history.undo,
+    split_history.history,
+    split_routers.status,
+    split_routers.decide,
+    split_routers.strategies,
+):
+    app.command()(_command)
+app.add_typer(split_layers.app, name="layers")
 
 
 def _time(
@@ -189,57 +188,3 @@ def _time(
         assignment=experiment_pb2.TIME_ASSIGNMENT_TIMETABLE if entries else kinds[assignment],
         timetable=entries,
     )
-
-
-def expected_shares(experiment: experiment_pb2.Experiment) -> dict[str, float]:
-    """Gives the share of the traffic that each arm is expected to get, by name."""
-    if experiment.paused:
-        return {arm.name: float(arm.name == experiment.champion) for arm in experiment.arms}
-    kind = experiment.strategy.WhichOneof("kind")
-    table = list(experiment.strategy.time.timetable) if kind == "time" else []
-    if table:
-        ends = [entry.start_seconds for entry in table[1:]] + [86_400]
-        shares = dict.fromkeys((arm.name for arm in experiment.arms), 0.0)
-        for entry, end in zip(table, ends, strict=True):
-            shares[entry.arm] += (end - entry.start_seconds) / 86_400
-        return shares
-    alike = kind == "random" or (kind == "time" and experiment.strategy.time.assignment == _ALTERNATING)
-    weights = {arm.name: float(arm.weight > 0) if alike else arm.weight for arm in experiment.arms}
-    total = sum(weights.values())
-    return {name: weight / total for name, weight in weights.items()}
-
-
-_ALTERNATING = 2
-"""TIME_ASSIGNMENT_ALTERNATING: arms with a weight above 0 take turns."""
-
-
-def _print(experiment: experiment_pb2.Experiment, output: Format) -> None:
-    shares = expected_shares(experiment)
-    result: dict[str, Any] = {
-        "family": experiment.family,
-        "revision": experiment.revision,
-        "strategy": experiment.strategy.WhichOneof("kind"),
-        "paused": experiment.paused,
-        "champion": experiment.champion,
-        "arms": {
-            arm.name: {"variant": arm.variant, "weight": arm.weight, "expected_share": shares[arm.name]}
-            for arm in experiment.arms
-        },
-    }
-    emit(output, result, lambda: _table(result))
-
-
-def _table(result: dict[str, Any]) -> Any:
-    from rich.table import Table
-
-    paused = ", paused" if result["paused"] else ""
-    title = f"{result['family']}: {result['strategy']}{paused}, revision {result['revision']}"
-    table = Table(title=title, title_justify="left")
-    table.add_column("arm")
-    table.add_column("variant")
-    table.add_column("weight", justify="right")
-    table.add_column("expected share", justify="right")
-    for name, arm in result["arms"].items():
-        crown = " (champion)" if name == result["champion"] else ""
-        table.add_row(name + crown, arm["variant"], f"{arm['weight']:g}", f"{arm['expected_share']:.1%}")
-    return table

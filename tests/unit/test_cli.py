@@ -13,7 +13,8 @@ import yaml
 from services.cli import main
 from services.cli.configuration_file import first_file, use_tags, write_first
 from services.cli.durations import seconds, time_of_day
-from services.cli.split import expected_shares, parse_weights
+from services.cli.split_options import parse_weights
+from services.cli.split_shown import expected_shares
 from services.runtime.config import ConfigError, parse_config
 from services.runtime.errors import AlreadyExists, InvalidArgument
 from turnout.v1 import experiment_pb2
