@@ -52,9 +52,8 @@ def test_it_announces_itself_serves_and_stops_on_sigterm(config: Path) -> None:
         assert (ready["event"], ready["service"]) == ("ready", "hub")
         with urllib.request.urlopen(f"http://{ready['metrics']}/metrics", timeout=10) as page:
             assert b"ledger_decisions_total 0.0" in page.read()
-        with urllib.request.urlopen(
-            f"http://{ready['http']}/v1/experiment/experiment?name=dispatch", timeout=10
-        ) as page:
+        api = f"http://{ready['http']}"
+        with urllib.request.urlopen(f"{api}/v1/experiment/experiment?name=dispatch", timeout=10) as page:
             assert json.load(page)["experiment"]["family"] == "dispatch"
         with urllib.request.urlopen(f"{api}/openapi.json", timeout=10) as page:
             assert "/v1/ExperimentService/PauseExperiment" in json.load(page)["paths"]
