@@ -46,6 +46,9 @@ class AssignmentReason(IntEnum):
     ROTATION = 2
     BLOCK = 3
     PAUSED = 4
+    OVERRIDE = 5
+    HOLD_OUT = 6
+    CONCLUDED = 7
 
 
 class Durability(IntEnum):

@@ -24,6 +24,7 @@ from services.client.readiness import wait_until_serving
 from services.client.reporter import Reporter
 from services.client.settings import ClientSettings, Statistics
 from services.client.status import Failure
+from services.client.throttle import Throttle
 from services.runtime.errors import FailedPrecondition, TurnoutError
 from services.runtime.identifiers import uuid7_source
 from turnout.v1.prediction_pb2 import ExplainRequest, ExplainResponse
@@ -102,6 +103,7 @@ class TurnoutClient:
             multiplexed=self._multiplexed,
             clock=clock,
             make_id=uuid7_source(lambda: int(self._now() * 1000), self._chance.getrandbits),
+            throttle=Throttle(clock, self._chance),
         )
         outcomes = self._settings.outcomes
         recorder = Recorder(link.ask, local, outcomes, clock=clock, now=self._now, chance=self._chance)

@@ -13,7 +13,7 @@ from google.protobuf.message import DecodeError
 
 from services.client.answers import Durability, durability_of
 from services.client.backoff import Backoff
-from services.client.status import Failure, error_of
+from services.client.status import Failure, error_of_result
 from services.runtime.errors import (
     DeadlineExceeded,
     InvalidArgument,
@@ -131,7 +131,9 @@ class Recorder:
             latest = await self._send([outcomes[i] for i in left], until)
             for index, result in zip(left, latest, strict=True):
                 results[index] = result
-            delay = self._settings.backoff.delay(attempt, self._chance)
+            # The router's own hint says when it is worth coming back, if it gave one.
+            hints = [latest_one.retry_after for latest_one in latest if isinstance(latest_one, ResourceExhausted)]
+            delay = max(self._settings.backoff.delay(attempt, self._chance), *hints, 0.0)
             at = self._clock() + delay
             again = [i for i in left if _worth_repeating(results[i], within_grace=at < grace_ends)]
             if not again or at >= until:
@@ -153,10 +155,7 @@ class Recorder:
         if len(results) != len(outcomes):
             return [Unavailable("", "the router's answer has another number of results")] * len(outcomes)
         return [
-            error_of(r.error.code, r.error.message, r.error.field)
-            if r.HasField("error")
-            else durability_of(r.accepted.durability)
-            for r in results
+            error_of_result(r.error) if r.HasField("error") else durability_of(r.accepted.durability) for r in results
         ]
 
     def _known(self, decision_id: str, result: OutcomeResult) -> OutcomeResult:

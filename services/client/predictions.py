@@ -14,7 +14,8 @@ from services.client.local import LocalRules
 from services.client.outcomes import LocalDecisions
 from services.client.status import CALLERS_OWN, Failure
 from services.client.stream import LONGEST_CALL_SECONDS, MAX_FRAME_BYTES, Settled
-from services.runtime.errors import InvalidArgument, Unavailable
+from services.client.throttle import Throttle
+from services.runtime.errors import InvalidArgument, ResourceExhausted, Unavailable
 from services.runtime.identifiers import check_decision_id
 from turnout.v1.prediction_pb2 import PredictBatchResponse, PredictRequest, PredictResponse
 
@@ -37,6 +38,7 @@ class Predictions:
         multiplexed: bool,
         clock: Callable[[], float],
         make_id: Callable[[], str],
+        throttle: Throttle,
     ) -> None:
         self._link = link
         self._rules = rules
@@ -44,6 +46,7 @@ class Predictions:
         self._multiplexed = multiplexed
         self._clock = clock
         self._make_id = make_id
+        self._throttle = throttle
         self.by_router = 0
         self.by_rules = 0
 
@@ -57,7 +60,11 @@ class Predictions:
         # Even a decision without the caller's id needs one before it is sent: it may have to be sent again.
         row = Row(decision_id or self._make_id(), unit_id, region, by_kind(features))
         request = request_of(family, row)
+        refused = self._throttle.check(family)
+        if refused is not None:
+            return self._answer_locally(Failure(refused, sent=False), family, row)
         settled = await (self._link.exchange if self._multiplexed else self._unary)(request, give_up_at)
+        self._heed(family, settled)
         if isinstance(settled, Failure):
             return self._answer_locally(settled, family, row)
         self.by_router += 1
@@ -74,7 +81,9 @@ class Predictions:
         payload = batch_of(family, rows).SerializeToString()
         if len(payload) > MAX_FRAME_BYTES:
             raise InvalidArgument("rows", f"the batch is {len(payload)} bytes, the limit is {MAX_FRAME_BYTES}")
-        settled = await self._ask_batch(payload, len(rows), give_up_at)
+        refused = self._throttle.check(family)
+        settled = Failure(refused, sent=False) if refused else await self._ask_batch(payload, len(rows), give_up_at)
+        self._heed(family, settled)
         if isinstance(settled, Failure):
             # The margin is for all rows, so they are answered without giving way to others in between.
             return tuple(self._answer_locally(settled, family, row) for row in rows)
@@ -119,6 +128,14 @@ class Predictions:
             return answers_of(PredictBatchResponse.FromString(reply), rows)
         except (DecodeError, ValueError):
             return _unreadable()
+
+    def _heed(self, family: str, settled: object) -> None:
+        """Tells the throttle what the router did with a call."""
+        if isinstance(settled, Failure) and isinstance(settled.error, ResourceExhausted):
+            if settled.sent:
+                self._throttle.turned_away(family, settled.error)
+        else:
+            self._throttle.let_in(family)
 
     def _answer_locally(self, failure: Failure, family: str, row: Row) -> Answer:
         if self._rules is None or isinstance(failure.error, CALLERS_OWN):

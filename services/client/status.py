@@ -24,6 +24,7 @@ from services.runtime.errors import (
     Unavailable,
     Unimplemented,
 )
+from turnout.v1.prediction_pb2 import CallError
 
 
 class RouterFailed(TurnoutError):
@@ -61,17 +62,31 @@ class Failure(NamedTuple):
     sent: bool
 
 
-def error_of(code: int, message: str, field: str) -> TurnoutError:
+def error_of(code: int, message: str, field: str, retry_after_ms: int = 0) -> TurnoutError:
     """Gives the error of a canonical status code; one without a class of its own becomes RouterFailed."""
+    if code == ResourceExhausted.code and retry_after_ms:
+        return ResourceExhausted(field, message or INTERNAL_MESSAGE, retry_after_ms / 1000)
     if code == _CANCELLED:
         # Nobody here asked for it: a server that stops cancels the calls that it had not begun.
         return Unavailable(field, "the router cancelled the call")
     return _CLASSES.get(code, RouterFailed)(field, message or INTERNAL_MESSAGE)
 
 
+def error_of_result(error: CallError) -> TurnoutError:
+    """Gives the error of one call of a stream or one entry of a list."""
+    return error_of(error.code, error.message, error.field, error.retry_after_ms)
+
+
 def error_of_rpc(error: grpc.aio.AioRpcError) -> TurnoutError:
     """Gives the error of a call that ended with a status, its field from the google.rpc.BadRequest detail."""
-    return error_of(error.code().value[0], error.details() or "", _field(error))
+    return error_of(error.code().value[0], error.details() or "", _field(error), _retry_after_ms(error))
+
+
+def _retry_after_ms(error: grpc.aio.AioRpcError) -> int:
+    for key, value in error.trailing_metadata() or ():
+        if key == "retry-after-ms" and str(value).isdecimal():
+            return int(value)
+    return 0
 
 
 def _field(error: grpc.aio.AioRpcError) -> str:

@@ -13,7 +13,7 @@ from typing import Any, Final
 import grpc
 from google.protobuf.message import DecodeError
 
-from services.client.status import Failure, error_of, error_of_rpc
+from services.client.status import Failure, error_of, error_of_result, error_of_rpc
 from services.runtime.errors import DeadlineExceeded, InvalidArgument, TurnoutError, Unavailable
 from turnout.v1.prediction_pb2 import PredictCall, PredictRequest, PredictResponse, PredictStreamRequest
 from turnout.v1.prediction_pb2 import PredictStreamResponse as Frame
@@ -184,6 +184,6 @@ class Stream:
             if result.HasField("prediction"):
                 call.settle(result.prediction)
             else:
-                call.fail(error_of(result.error.code, result.error.message, result.error.field))
+                call.fail(error_of_result(result.error))
         if self._retired and not self.under_way:
             self._idle.set()
