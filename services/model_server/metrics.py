@@ -33,6 +33,14 @@ class ModelMetrics:
             registry=registry,
             buckets=(5e-5, 1e-4, 2.5e-4, 5e-4, 1e-3, 2.5e-3, 1e-2, 5e-2, 0.25, 1),
         )
+        self._by_model = Histogram(
+            "ml_inference_duration_seconds",
+            "Duration of a run of the model, by family/variant.",
+            ["model_name"],
+            registry=registry,
+            buckets=(5e-5, 1e-4, 2.5e-4, 5e-4, 1e-3, 2.5e-3, 1e-2, 5e-2, 0.25, 1),
+        )
+        self._inference: Histogram | None = None
         self._waiting = Gauge("turnout_model_waiting_rows", "Rows that wait for a run.", registry=registry)
         self._streams = Gauge("turnout_model_streams", "Open inference streams.", registry=registry)
         self._info = Info("turnout_model", "What is served.", registry=registry)
@@ -42,6 +50,7 @@ class ModelMetrics:
     def describe(self, *, family: str, variant: str, version: str) -> None:
         """States what is served."""
         self._info.info({"family": family, "variant": variant, "version": version})
+        self._inference = self._by_model.labels(f"{family}/{variant}")
 
     def watch_queue(self, waiting_rows: Callable[[], float]) -> None:
         """Has the queue's length read when metrics are scraped."""
@@ -60,6 +69,8 @@ class ModelMetrics:
         self._answered.inc(calls)
         self._batch_rows.observe(rows)
         self._batch_seconds.observe(seconds)
+        if self._inference is not None:
+            self._inference.observe(seconds)
 
     def refused(self, code: int) -> None:
         """Counts a call that failed."""

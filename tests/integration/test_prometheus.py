@@ -109,6 +109,20 @@ def test_every_expression_names_what_is_exported() -> None:
         assert named(expression) <= known, expression
 
 
+def test_the_three_names_that_development_metrics_ask_for_exist() -> None:
+    """ml_predictions_total, ml_prediction_accuracy and ml_inference_duration_seconds, with their labels."""
+    registry = CollectorRegistry()
+    monitor, model = MonitoringMetrics(registry), ModelMetrics(registry, clock=lambda: 0.0)
+    monitor.predicted("insights", "forest", "high", 2)
+    monitor.accuracy("insights", "forest", 0.75)
+    model.describe(family="insights", variant="forest", version="forest:1")
+    model.ran(1, 4, 0.002)
+    by_model = {"model_name": "insights/forest"}
+    assert registry.get_sample_value("ml_predictions_total", {**by_model, "prediction": "high"}) == 2
+    assert registry.get_sample_value("ml_prediction_accuracy", by_model) == 0.75
+    assert registry.get_sample_value("ml_inference_duration_seconds_sum", by_model) == 0.002
+
+
 def test_every_panel_of_the_dashboard_parses(tmp_path: Path) -> None:
     """Each expression is one that Prometheus takes, with Grafana's variables filled in."""
     promtool = program("promtool")
