@@ -9,7 +9,7 @@ from typing import Final
 
 import typer
 
-from services.cli import ask, bench, models, replay, simulate, split, train, up
+from services.cli import ask, bench, export, models, replay, simulate, split, train, up
 from services.cli.demo import command as demo
 from services.cli.output import messages
 from services.runtime.errors import AlreadyExists, InvalidArgument, NotFound, TurnoutError, Unauthenticated
@@ -37,6 +37,7 @@ _COMMANDS: Final[tuple[Callable[..., None], ...]] = (
     ask.outcome,
     ask.explain,
     replay.replay,
+    export.export,
     simulate.simulate,
     bench.bench,
 )
