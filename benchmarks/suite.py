@@ -5,10 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Final
 
-from benchmarks import drift, ledger, peers, serving
+from benchmarks import control, drift, ledger, peers, serving
 from benchmarks.figures import Figure, Topic
 
-TOPICS: Final[tuple[Topic, ...]] = (Topic((*serving.NAMES, *peers.names()), serving.measure), drift.TOPIC, ledger.TOPIC)
+TOPICS: Final[tuple[Topic, ...]] = (
+    Topic((*serving.NAMES, *peers.names()), serving.measure),
+    control.TOPIC,
+    drift.TOPIC,
+    ledger.TOPIC,
+)
 
 
 def run_suite(
