@@ -71,19 +71,22 @@ class Coin:
         self.learnt = 0
 
     def predict_proba_one(self, inputs: dict[str, float]) -> dict[bool, float]:
+        del inputs
         return {True: 3.0, False: 1.0}
 
     def predict_one(self, inputs: dict[str, float]) -> bool:
+        del inputs
         return True
 
     def learn_one(self, inputs: dict[str, float], up: bool) -> None:  # noqa: FBT001 - river's own signature
+        del inputs, up
         self.learnt += 1
 
 
 def test_each_half_hour_is_predicted_and_the_first_does_not_count() -> None:
     """Three of the last four went up; a blind restart after every two makes a new model."""
     Coin.made = 0
-    rows = [({}, up) for up in (True, True, False, True, True)]
+    rows: list[tuple[dict[str, float], bool]] = [({}, up) for up in (True, True, False, True, True)]
     accuracy, drifts = elec2.prequential(rows, Coin, lambda: elec2.Blind(2), learns=5)
     assert accuracy == 0.75
     assert drifts == 2
