@@ -19,6 +19,7 @@ from services.runtime.errors import Unavailable
 from services.runtime.logs import configure_logs
 from services.runtime.serving import announce, until_signalled
 from services.runtime.transcoding.app import transcoder
+from services.runtime.transcoding.metrics import HttpMetrics
 from services.runtime.transcoding.serving import http_serving
 
 _WRONG: Final = 2
@@ -37,7 +38,8 @@ async def run(config_path: Path) -> None:
         hub = await stack.enter_async_context(running(config_path, registry=registry))
         hosts = frozenset(name.lower() for name in config.http_hosts)
         stopping = asyncio.Event()
-        app = transcoder(hub.services, title="Turnout", hosts=hosts, stopping=stopping)
+        metrics = HttpMetrics(registry)
+        app = transcoder(hub.services, title="Turnout", hosts=hosts, stopping=stopping, metrics=metrics)
         http = await stack.enter_async_context(http_serving(app, config.http, stopping=stopping))
         try:
             web, thread = start_http_server(int(port), host.strip("[]"), registry)

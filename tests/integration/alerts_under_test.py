@@ -91,6 +91,9 @@ class WebServer:
             while True:
                 head = (await reader.readuntil(b"\r\n\r\n")).decode()
                 first, *lines = head.strip().split("\r\n")
+                if not first.startswith("POST "):
+                    # A stranger, who still looks for a server that had this port before.
+                    break
                 headers = {name.lower(): value for name, _, value in (line.partition(": ") for line in lines)}
                 body = await reader.readexactly(int(headers.get("content-length", "0")))
                 self.received.append(Received(first.split()[1], headers, body))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -124,6 +125,22 @@ async def test_what_is_seen_while_the_database_is_away_is_kept_told_and_written_
     assert again.active() == engine.active()
     assert again.due("ops") == engine.due("ops")
     assert len(again.due("ops")) == 1
+
+
+async def test_a_real_database_that_refuses_in_the_middle_loses_nothing(tmp_path: Path) -> None:
+    """The table is gone, as on a damaged or read-only disk; when it is back, everything is written."""
+    clock = Clock()
+    with open_database(f"sqlite:///{tmp_path / 'hub.sqlite'}") as database:
+        engine = await an_engine(database, clock)
+        await database.write(lambda connection: connection.execute(text("ALTER TABLE alerts RENAME TO away")))
+        assert not (await engine.observe([a_condition()])).stored
+        clock.forward(1)
+        assert not (await engine.observe([a_condition(severity=Severity.CRITICAL)])).stored
+        await database.write(lambda connection: connection.execute(text("ALTER TABLE away RENAME TO alerts")))
+        assert (await engine.observe([])).stored
+        (alert,) = await database.read(list_alerts, Filter(), None, 10)
+        assert alert == engine.active()[0]
+        assert alert.severity is Severity.CRITICAL
 
 
 async def test_a_database_that_hangs_gathers_no_queue(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import hmac
 import json
+import shutil
+import ssl
+import subprocess
 import threading
 from collections.abc import AsyncIterator, Iterator
 from email import message_from_bytes
@@ -16,6 +20,7 @@ from typing import Any
 import pytest
 import structlog
 from aiosmtpd.controller import Controller
+from aiosmtpd.smtp import AuthResult
 from prometheus_client import CollectorRegistry
 
 from monitoring.alerts.conditions import Verdict
@@ -240,6 +245,67 @@ async def test_refused_recipients_and_mails(engine: AlertEngine, clock: Clock, m
     starttls = an_email(port, security="starttls")
     assert "SMTPNotSupportedError" in await failure(make(starttls, now_us=clock), notification)
     assert "ConnectionRefusedError" in await failure(make(an_email(1), now_us=clock), notification)
+
+
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    openssl = shutil.which("openssl")
+    if openssl is None:
+        pytest.skip("openssl is not installed")
+    folder = tmp_path_factory.mktemp("tls")
+    key, made = folder / "key.pem", folder / "certificate.pem"
+    command = [openssl, "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
+    command += ["-keyout", str(key), "-out", str(made), "-days", "2", "-subj", "/CN=localhost"]
+    command += ["-addext", "subjectAltName=IP:127.0.0.1,DNS:localhost"]
+    subprocess.run(command, check=True, capture_output=True, timeout=60)
+    return key, made
+
+
+@contextlib.contextmanager
+def a_tls_mail_server(certificate: tuple[Path, Path], *, implicit: bool) -> Iterator[tuple[Mailbox, int, list[bytes]]]:
+    """A mail server that wants TLS and the password "swordfish"."""
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(certificate[1], certificate[0])
+    box, passwords = Mailbox(), []
+
+    def check(_: Any, __: Any, ___: Any, mechanism: str, login: Any) -> AuthResult:
+        passwords.append(login.password)
+        return AuthResult(success=login.password == b"swordfish", handled=False)
+
+    how: dict[str, Any] = {"ssl_context": context} if implicit else {"tls_context": context, "require_starttls": True}
+    more: dict[str, Any] = {"authenticator": check, "auth_required": True, "auth_require_tls": not implicit}
+    controller = FreePort(box, hostname="127.0.0.1", port=0, **how, **more)
+    controller.start()
+    try:
+        yield box, controller.server.sockets[0].getsockname()[1], passwords
+    finally:
+        controller.stop()
+
+
+@pytest.mark.filterwarnings("ignore:Requiring AUTH while not requiring TLS")  # the library sees no TLS from the start
+@pytest.mark.parametrize("security", ["tls", "starttls"])
+async def test_a_password_goes_over_tls_only_and_into_no_log(
+    engine: AlertEngine,
+    clock: Clock,
+    certificate: tuple[Path, Path],
+    tmp_path: Path,
+    security: str,
+) -> None:
+    """The server's certificate is checked first; a wrong password is a failure that does not quote it."""
+    (tmp_path / "password").write_text("swordfish\n")
+    with a_tls_mail_server(certificate, implicit=security == "tls") as (box, port, passwords):
+        login = {"security": security, "user": "hub", "password_file": str(tmp_path / "password")}
+        trusting = an_email(port, ca_file=str(certificate[1]), **login)
+        notification = await a_notification(engine, trusting)
+        with structlog.testing.capture_logs() as logs:
+            await make(trusting, now_us=clock).deliver(notification)
+        assert (len(box.mails), passwords, logs) == (1, [b"swordfish"], [])
+        untrusting = an_email(port, **login)
+        assert "SSLCertVerificationError" in await failure(make(untrusting, now_us=clock), notification)
+        assert len(passwords) == 1
+        (tmp_path / "password").write_text("shark")
+        said = await failure(make(trusting, now_us=clock), notification)
+        assert said == "the mail server answered 535: SMTPAuthenticationError"
 
 
 CALLS: list[dict[str, Any]] = []

@@ -19,12 +19,14 @@ from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from prometheus_client import CollectorRegistry
 
 from services.runtime.errors import Aborted, InvalidArgument, TurnoutError, Unavailable
 from services.runtime.grpc_binding import Admission, snake_case
 from services.runtime.identity import by_token, everybody
 from services.runtime.transcoding.app import transcoder
 from services.runtime.transcoding.errors import HTTP_STATUS
+from services.runtime.transcoding.metrics import HttpMetrics
 from services.runtime.transcoding.openapi import document
 from services.runtime.transcoding.routes import Bound, routes_of
 from services.runtime.transcoding.serving import http_serving
@@ -84,6 +86,8 @@ class Recorder:
 class Http:
     """A server of recorders, and a client."""
 
+    registry: CollectorRegistry
+
     def __init__(
         self, recorders: dict[str, Recorder], client: httpx.AsyncClient, admission: Admission, stopping: asyncio.Event
     ) -> None:
@@ -103,19 +107,25 @@ async def serving(identify: Any = everybody, limit: int = 8, **more: Any) -> Asy
     recorders = {service.name: Recorder(service) for service in SERVICES}
     gate = Admission(limit)
     bound = [Bound(service, recorders[service.name], identify, gate) for service in SERVICES]
-    stopping = asyncio.Event()
-    app = transcoder(bound, title="test", stopping=stopping, **more)
+    stopping, registry = asyncio.Event(), CollectorRegistry()
+    app = transcoder(bound, title="test", stopping=stopping, metrics=HttpMetrics(registry), **more)
     async with (
         http_serving(app, "127.0.0.1:0", stopping=stopping) as address,
         httpx.AsyncClient(base_url=f"http://{address}", trust_env=False, timeout=10) as client,
     ):
-        yield Http(recorders, client, gate, stopping)
+        http = Http(recorders, client, gate, stopping)
+        http.registry = registry
+        yield http
 
 
 @pytest.fixture
 async def http() -> AsyncIterator[Http]:
     async with serving() as server:
         yield server
+
+
+def quiet() -> HttpMetrics:
+    return HttpMetrics(CollectorRegistry())
 
 
 def the_document() -> dict[str, Any]:
@@ -183,7 +193,9 @@ async def test_every_operation_takes_and_gives_what_the_document_says(method: Me
     asked = operation["requestBody"]["content"]["application/json"]["schema"]
     request_type, reply_type = GetMessageClass(method.input_type), GetMessageClass(method.output_type)
     recorder = Recorder(service)
-    app = transcoder([Bound(service, recorder, everybody, Admission(8))], title="test", stopping=asyncio.Event())
+    app = transcoder(
+        [Bound(service, recorder, everybody, Admission(8))], title="test", stopping=asyncio.Event(), metrics=quiet()
+    )
 
     @settings(max_examples=8, deadline=None, suppress_health_check=list(HealthCheck), database=None)
     @given(messages(request_type), messages(reply_type))
@@ -246,6 +258,8 @@ async def test_errors_are_canonical_and_tell_no_secret(http: Http) -> None:
         error = await http.refused(500)
     assert (error["status"], "swordfish" in str(error)) == ("INTERNAL", False)
     assert logs[0]["event"] == "handler failed"
+    labels = {"service": "MonitoringService", "method": "ListAlerts", "status": "500"}
+    assert http.registry.get_sample_value("turnout_http_requests_total", labels) == 1
 
 
 def test_every_domain_error_has_a_status() -> None:
@@ -374,6 +388,7 @@ async def test_streams_have_messages_heartbeats_and_an_end(
         while await anext(lines) != heartbeat:
             pass
         assert http.admission.under_way == 1
+        assert http.registry.get_sample_value("turnout_http_streams") == 1
         http.monitoring.stays.set()
         rest = [line async for line in lines if line not in {"", heartbeat}]
     assert json.loads(rest[0].removeprefix(prefix))["error"]["status"] == "UNAVAILABLE"
@@ -402,7 +417,10 @@ def test_no_body_breaks_the_server(body: bytes) -> None:
     async def ask() -> int:
         recorder = Recorder(SERVICES[0])
         app = transcoder(
-            [Bound(SERVICES[0], recorder, everybody, Admission(1))], title="test", stopping=asyncio.Event()
+            [Bound(SERVICES[0], recorder, everybody, Admission(1))],
+            title="test",
+            stopping=asyncio.Event(),
+            metrics=quiet(),
         )
         async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://localhost") as client:
             path = "/v1/MonitoringService/ListAlerts"
@@ -414,7 +432,7 @@ def test_no_body_breaks_the_server(body: bytes) -> None:
 async def test_a_taken_port_is_told(http: Http) -> None:
     """One sentence, as for gRPC."""
     taken = f"127.0.0.1:{http.client.base_url.port}"
-    app = transcoder([], title="test", stopping=asyncio.Event())
+    app = transcoder([], title="test", stopping=asyncio.Event(), metrics=quiet())
     with pytest.raises(OSError, match="cannot be bound"):
         async with http_serving(app, taken, stopping=asyncio.Event()):
             pass

@@ -30,6 +30,7 @@ from router.metrics import RouterMetrics
 from services.model_server.metrics import ModelMetrics
 from services.runtime.database import open_database
 from services.runtime.monitoring_config import AlertHandler
+from services.runtime.transcoding.metrics import HttpMetrics
 from tests.integration.alerts_under_test import Clock, a_condition, an_engine
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -145,6 +146,7 @@ def test_metrics_are_named_by_the_conventions(tmp_path: Path) -> None:
     metrics = MonitoringMetrics(registry)
     metrics.predicted("dispatch", "xgb", "high", 3, "d-1")
     metrics.accuracy("dispatch", "xgb", 0.9)
+    HttpMetrics(registry).answered("MonitoringService", "Health", 200, 0.01)
     done = subprocess.run(
         [promtool, "check", "metrics"], input=generate_latest(registry), capture_output=True, timeout=60, check=False
     )

@@ -23,6 +23,7 @@ from services.runtime.grpc_binding import Admission, snake_case
 from services.runtime.transcoding.decoding import from_json, from_query, to_json
 from services.runtime.transcoding.errors import Refused, body_of, error_body
 from services.runtime.transcoding.guard import LOOPBACK, check_json, check_origin, deadline_seconds, read_body
+from services.runtime.transcoding.metrics import HttpMetrics
 from services.runtime.transcoding.openapi import document
 from services.runtime.transcoding.routes import Bound, Route, routes_of
 from services.runtime.transcoding.streaming import STOPPING, Stream, begin, form_of
@@ -62,6 +63,7 @@ def transcoder(
     title: str,
     hosts: frozenset[str] = frozenset(),
     stopping: asyncio.Event,
+    metrics: HttpMetrics,
 ) -> Starlette:
     """Gives the application.
 
@@ -70,6 +72,7 @@ def transcoder(
         title: of the OpenAPI document.
         hosts: names by which this server is known, besides those of loopback, in lower case.
         stopping: set when the server stops, see `http_serving`: new calls are refused then, and streams end.
+        metrics: what Prometheus is told.
 
     Raises:
         AttributeError: an implementation lacks a method.
@@ -88,7 +91,7 @@ def transcoder(
 
     web = [WebRoute(OPENAPI, openapi, methods=["GET"]), WebRoute(LIVE, live, methods=["GET"])]
     for route in routes:
-        endpoint = _Endpoint(route, known, stopping)
+        endpoint = _Endpoint(route, known, stopping, metrics)
         web.append(WebRoute(route.post, endpoint.post, methods=["POST"]))
         if route.get is not None:
             web.append(WebRoute(route.get, endpoint.get, methods=["GET"]))
@@ -98,7 +101,8 @@ def transcoder(
 class _Endpoint:
     """One method."""
 
-    def __init__(self, route: Route, hosts: frozenset[str], stopping: asyncio.Event) -> None:
+    def __init__(self, route: Route, hosts: frozenset[str], stopping: asyncio.Event, metrics: HttpMetrics) -> None:
+        self._metrics = metrics
         self._bound, self._method, self._hosts, self._stopping = route.bound, route.method, hosts, stopping
         self._function = getattr(route.bound.implementation, snake_case(route.method.name))
         self._request_type = GetMessageClass(route.method.input_type)
@@ -118,6 +122,14 @@ class _Endpoint:
         return await self._answer(request, decode)
 
     async def _answer(self, request: Request, decode: Callable[[], Awaitable[Message]]) -> Response:
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        response = await self._guarded_call(request, decode)
+        names = self._bound.service.name, self._method.name
+        self._metrics.answered(*names, response.status_code, loop.time() - began)
+        return response
+
+    async def _guarded_call(self, request: Request, decode: Callable[[], Awaitable[Message]]) -> Response:
         gate = self._bound.admission
         try:
             check_origin(request.headers, self._hosts)
@@ -149,7 +161,7 @@ class _Endpoint:
         if self._method.server_streaming:
             answers = self._function(message, HttpCall(tenant, peer, None))
             stream = await begin(answers, form_of(request.headers), visible=_visible, stopping=self._stopping)
-            return _StreamResponse(stream, self._bound.admission)
+            return _StreamResponse(stream, self._bound.admission, self._metrics)
         reply = await _within(seconds, self._function(message, HttpCall(tenant, peer, deadline)))
         return Response(to_json(reply), media_type="application/json", headers=_HEADERS)
 
@@ -157,16 +169,18 @@ class _Endpoint:
 class _StreamResponse(StreamingResponse):
     """A stream that counts as under way, and whose handler is ended, however the connection ends."""
 
-    def __init__(self, stream: Stream, gate: Admission) -> None:
+    def __init__(self, stream: Stream, gate: Admission, metrics: HttpMetrics) -> None:
         super().__init__(stream.written(), media_type=stream.form.media_type, headers=_HEADERS)
-        self._stream, self._gate = stream, gate
+        self._stream, self._gate, self._metrics = stream, gate, metrics
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         self._gate.under_way += 1
+        self._metrics.stream_opened()
         try:
             await super().__call__(scope, receive, send)
         finally:
             self._gate.under_way -= 1
+            self._metrics.stream_closed()
             await self._stream.end()
 
 
