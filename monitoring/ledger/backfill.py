@@ -8,10 +8,10 @@ from typing import Final
 from sqlalchemy import Connection, bindparam, select, update
 
 from monitoring.ledger.aggregating import Aggregates, Changes, OutcomeChange
+from monitoring.ledger.counters import HELD, HELD_BYTES, ROW_BYTES
 from monitoring.ledger.families import Describe
 from monitoring.ledger.records import DecisionRow, cell_of, features_of
 from monitoring.ledger.tables import DECISIONS, OUTCOMES
-from monitoring.ledger.writing import HELD, HELD_BYTES, ROW_BYTES
 from turnout.v1 import ledger_pb2
 
 AGGREGATED: Final = "aggregated_until_us"

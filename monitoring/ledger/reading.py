@@ -8,9 +8,9 @@ from typing import Any, Final
 from sqlalchemy import Connection, Select, select, tuple_
 
 from monitoring.ledger.aggregates import Totals, window_totals
+from monitoring.ledger.counters import ASIDE, OVERFLOW, WAITING
 from monitoring.ledger.tables import COUNTERS, DECISIONS, OUTCOMES, SNAPSHOTS, from_signed
 from monitoring.ledger.tally import OutcomeSum
-from monitoring.ledger.writing import ASIDE, OVERFLOW, WAITING
 from services.runtime.errors import ResourceExhausted
 from turnout.v1 import ledger_pb2, prediction_pb2
 

@@ -11,8 +11,18 @@ from typing import Concatenate, Final, ParamSpec, TypeVar
 from sqlalchemy import Connection, insert, select
 
 from monitoring.ledger.aggregating import Aggregates
+from monitoring.ledger.appended import Appended
 from monitoring.ledger.backfill import AGGREGATED, backfill
 from monitoring.ledger.cells import CellBounds, Cells
+from monitoring.ledger.counters import (
+    ASIDE,
+    HELD,
+    HELD_BYTES,
+    OVERFLOW,
+    PRUNED_UNTIL,
+    WAITING,
+    write_counters,
+)
 from monitoring.ledger.families import Describe, describe
 from monitoring.ledger.feature_sets import FeatureSets
 from monitoring.ledger.records import read_batch
@@ -20,17 +30,7 @@ from monitoring.ledger.retention import Retention
 from monitoring.ledger.tables import COUNTERS, SCHEMA_VERSION
 from monitoring.ledger.upkeep import PRUNED, PRUNED_WAITING, Step, Upkeep
 from monitoring.ledger.watermarks import feature_levels_of, first_watermarks, levels_of
-from monitoring.ledger.writing import (
-    ASIDE,
-    HELD,
-    HELD_BYTES,
-    OVERFLOW,
-    PRUNED_UNTIL,
-    WAITING,
-    Appended,
-    Writing,
-    write_counters,
-)
+from monitoring.ledger.writing import Writing
 from services.runtime.database import Database
 
 MAX_SET_ASIDE: Final = 10_000

@@ -14,12 +14,13 @@ from typing import Any, Final, Protocol, Self, TypeVar
 from sqlalchemy import Connection, delete, func, select, tuple_
 
 from monitoring.ledger.aggregating import Aggregates
+from monitoring.ledger.counters import HELD, HELD_BYTES, PRUNED_UNTIL, ROW_BYTES
 from monitoring.ledger.levels import DAY_US, HOUR_US, MINUTE_US
 from monitoring.ledger.retention import Retention
 from monitoring.ledger.tables import DECISIONS, FEATURE_WINDOWS, OUTCOMES, WINDOWS
 from monitoring.ledger.watermarks import DAYS_UNTIL, FEATURE_MINUTES_FROM, HOURS_FROM, HOURS_UNTIL, MINUTES_FROM
 from monitoring.ledger.window_rows import Kind, features
-from monitoring.ledger.writing import HELD, HELD_BYTES, LATE_US, PRUNED_UNTIL, ROW_BYTES
+from monitoring.ledger.writing import LATE_US
 from services.runtime.database import bulk_insert
 
 GRACE_US: Final = 5 * MINUTE_US

@@ -13,79 +13,48 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Final, NamedTuple
+from collections.abc import Sequence
+from typing import Any, Final
 
-from sqlalchemy import Connection, Table, bindparam, delete, select, update
+from sqlalchemy import Connection, bindparam, delete, select, update
 from sqlalchemy.exc import IntegrityError
 
 from monitoring.ledger.aggregating import Changes, OutcomeChange
+from monitoring.ledger.appended import Appended
+from monitoring.ledger.asides import (
+    LATE,
+    MAX_RAW_BYTES,
+    PRUNED,
+    Aside,
+    conflict_aside,
+    conflict_fingerprint,
+    decision_aside,
+    outcome_aside,
+)
 from monitoring.ledger.cells import Cell, Cells
+from monitoring.ledger.counters import (
+    ASIDE,
+    HELD,
+    HELD_BYTES,
+    OVERFLOW,
+    PRUNED_UNTIL,
+    ROW_BYTES,
+    WAITING,
+    write_counters,
+)
+from monitoring.ledger.keyed import delete_row, find
 from monitoring.ledger.records import Batch, DecisionRow, Features, Key, OutcomeRow, SnapshotRow
-from monitoring.ledger.tables import COUNTERS, DECISIONS, OUTCOMES, SET_ASIDE, SNAPSHOTS
+from monitoring.ledger.tables import DECISIONS, OUTCOMES, SET_ASIDE, SNAPSHOTS
 from services.runtime.database import bulk_insert
-from turnout.v1 import ledger_pb2
 
-WAITING: Final = "outcomes_waiting"
-ASIDE: Final = "set_aside"
-OVERFLOW: Final = "set_aside_overflow"
-HELD: Final = "decisions_held"
-HELD_BYTES: Final = "decisions_held_bytes"
-PRUNED_UNTIL: Final = "pruned_until_us"
-"""Decisions up to this instant are gone; one that comes now is set aside, since it may have been counted before."""
-ROW_BYTES: Final = 300
-"""What a decision's row and its places in the indexes take beside the record, about."""
 LATE_US: Final = 30 * 24 * 3600 * 1_000_000
 """An outcome counts when it is reported within 30 days after its decision."""
-LATE: Final = "the outcome was reported over 30 days after its decision"
-PRUNED: Final = "the decision is older than those that the ledger keeps"
-MAX_RAW_BYTES: Final = 16 << 10
-"""A record that is set aside is kept up to this length."""
-_CHUNK: Final = 500
-CONFLICT: Final = "the decision id was used for another request"
-
-
 _Row = tuple[DecisionRow, Cell, Features]
 _JOIN: Final = (
     update(OUTCOMES)
     .where(OUTCOMES.c.tenant == bindparam("b_tenant"), OUTCOMES.c.decision_id == bindparam("b_id"))
     .values(family=bindparam("b_family"), arm=bindparam("b_arm"), assigned_at_us=bindparam("b_at"))
 )
-
-
-@dataclass(slots=True)
-class Appended:
-    """What became of a batch."""
-
-    decisions: int = 0
-    joined: int = 0
-    """New outcomes whose decision is known."""
-    waiting: int = 0
-    """New outcomes whose decision is not known yet."""
-    snapshots: int = 0
-    duplicates: dict[str, int] = field(default_factory=lambda: dict.fromkeys(("decision", "outcome", "snapshot"), 0))
-    repeated_aside: int = 0
-    """Records that had been set aside before."""
-    set_aside: int = 0
-
-    @property
-    def stored(self) -> int:
-        """Records that were new."""
-        return self.decisions + self.joined + self.waiting + self.snapshots
-
-    @property
-    def repeated(self) -> int:
-        """Records that were already there."""
-        return sum(self.duplicates.values()) + self.repeated_aside
-
-
-class Aside(NamedTuple):
-    """A record to set aside, and by what it is known again."""
-
-    fingerprint: bytes
-    raw: bytes
-    reason: str
 
 
 class Writing:
@@ -128,7 +97,7 @@ class Writing:
         gone = self._counters[PRUNED_UNTIL]
         if gone and any(row.assigned_at_us <= gone for row, _, _ in rows):
             for row in (row for row, _, _ in rows if row.assigned_at_us <= gone):
-                self.set_aside(_decision_aside(row, PRUNED))
+                self.set_aside(decision_aside(row, PRUNED))
             rows = [one for one in rows if one[0].assigned_at_us > gone]
         if not rows:
             return
@@ -153,7 +122,7 @@ class Writing:
 
     def _settle(self, rows: Sequence[_Row]) -> None:
         """The general case: some decisions are there already, or stand in the batch more than once."""
-        found = _find(self._connection, DECISIONS, (row[:2] for row, _, _ in rows))
+        found = find(self._connection, DECISIONS, (row[:2] for row, _, _ in rows))
         present_cells = {(one.tenant, one.decision_id): int(one.cell) for one in found}
         before = {(one.tenant, one.decision_id): DecisionRow(*one[:-1]) for one in found}
         held = dict(before)
@@ -186,11 +155,11 @@ class Writing:
     def _take_away(self, gone: list[tuple[int, DecisionRow]]) -> None:
         """Removes decisions that give way to an earlier record of the same id, and what their outcomes added."""
         cells = {(row.tenant, row.decision_id): (cell, row) for cell, row in gone}
-        for one in _find(self._connection, OUTCOMES, cells):
+        for one in find(self._connection, OUTCOMES, cells):
             cell, row = cells[one.tenant, one.decision_id]
             self.changes.outcomes.append(_outcome_change(-1, cell, row, _outcome_row(one)))
         for key, (_, row) in cells.items():
-            _delete(self._connection, DECISIONS, key)
+            delete_row(self._connection, DECISIONS, key)
             self._counters[HELD_BYTES] -= len(row.record) + ROW_BYTES
         self._counters[HELD] -= len(gone)
         self.changes.removed += gone
@@ -198,16 +167,16 @@ class Writing:
     def _conflict(self, row: DecisionRow, present: DecisionRow) -> DecisionRow:
         """Gives the earlier of two different requests under one id; the other one is set aside, once."""
         winner, loser = sorted((row, present), key=_precedence)
-        mine = _conflict_fingerprint(row)
+        mine = conflict_fingerprint(row)
         known = self._connection.execute(select(SET_ASIDE.c.at_us).where(SET_ASIDE.c.fingerprint == mine)).first()
         if known is not None and winner is row:
             # This request had lost before and wins now: the two change places.
             self._connection.execute(delete(SET_ASIDE).where(SET_ASIDE.c.fingerprint == mine))
             self._counters[ASIDE] -= 1
-            self.set_aside(_conflict_aside(loser), count=False)
+            self.set_aside(conflict_aside(loser), count=False)
             self._result.repeated_aside += 1
         else:
-            self.set_aside(_conflict_aside(loser))
+            self.set_aside(conflict_aside(loser))
         return winner
 
     def _join(self, placed: Sequence[tuple[int, DecisionRow]], *, also_joined: bool = False) -> None:
@@ -216,13 +185,13 @@ class Writing:
             return
         cells = {(row.tenant, row.decision_id): (cell, row) for cell, row in placed}
         joined = []
-        for one in _find(self._connection, OUTCOMES, cells):
+        for one in find(self._connection, OUTCOMES, cells):
             cell, row = cells[one.tenant, one.decision_id]
             outcome = _outcome_row(one)
             self._counters[WAITING] -= one.family is None
             if _late(outcome, row.assigned_at_us):
-                _delete(self._connection, OUTCOMES, outcome[:2])
-                self.set_aside(_outcome_aside(outcome, LATE), count=False)
+                delete_row(self._connection, OUTCOMES, outcome[:2])
+                self.set_aside(outcome_aside(outcome, LATE), count=False)
                 continue
             self.changes.outcomes.append(_outcome_change(1, cell, row, outcome))
             names = ("b_tenant", "b_id", "b_family", "b_arm", "b_at")
@@ -236,24 +205,24 @@ class Writing:
             return
         columns = ("family", "arm", "assigned_at_us", "cell", "value")
         keys = {row[:2] for row in rows}
-        known = {(one.tenant, one.decision_id): one for one in _find(self._connection, DECISIONS, keys, columns)}
+        known = {(one.tenant, one.decision_id): one for one in find(self._connection, DECISIONS, keys, columns)}
         newest: dict[Key, OutcomeRow] = {}
         late = 0
         for row in rows:
             key = (row.tenant, row.decision_id)
             if key in known and _late(row, known[key].assigned_at_us):
-                self.set_aside(_outcome_aside(row, LATE))
+                self.set_aside(outcome_aside(row, LATE))
                 late += 1
             else:
                 newest[key] = max(row, newest.get(key, row), key=_recency)
-        held = {(one.tenant, one.decision_id): _outcome_row(one) for one in _find(self._connection, OUTCOMES, newest)}
+        held = {(one.tenant, one.decision_id): _outcome_row(one) for one in find(self._connection, OUTCOMES, newest)}
         insert: list[tuple[Any, ...]] = []
         for key, row in newest.items():
             present, decision = held.get(key), known.get(key)
             if present is not None and _recency(row) <= _recency(present):
                 continue
             if present is not None:
-                _delete(self._connection, OUTCOMES, key)
+                delete_row(self._connection, OUTCOMES, key)
             elif decision is not None:
                 self._result.joined += 1
             else:
@@ -326,57 +295,3 @@ def _outcome_change(sign: int, cell: int, decision: Any, outcome: OutcomeRow) ->
 def _request(row: DecisionRow) -> tuple[str, bytes]:
     """What was asked: two records of one id with the same request are one decision."""
     return row.family, row.request_digest
-
-
-def _conflict_fingerprint(row: DecisionRow) -> bytes:
-    parts = (row.tenant, row.decision_id, row.family, row.request_digest.hex())
-    return hashlib.sha256("\0".join(("conflict", *parts)).encode()).digest()[:16]
-
-
-def _decision_aside(row: DecisionRow, reason: str) -> Aside:
-    raw = ledger_pb2.JournalRecord(decision=ledger_pb2.Decision.FromString(row.record)).SerializeToString()
-    return Aside(hashlib.sha256(raw).digest()[:16], raw, reason)
-
-
-def _outcome_aside(row: OutcomeRow, reason: str) -> Aside:
-    outcome = ledger_pb2.Outcome(
-        tenant=row.tenant,
-        decision_id=row.decision_id,
-        recorded_at_unix_us=row.recorded_at_us,
-        occurred_at_unix_us=row.occurred_at_us,
-        value=row.value,
-        cost=row.cost,
-    )
-    raw = ledger_pb2.JournalRecord(outcome=outcome).SerializeToString()
-    return Aside(hashlib.sha256(raw).digest()[:16], raw, reason)
-
-
-def _conflict_aside(row: DecisionRow) -> Aside:
-    record = ledger_pb2.JournalRecord(decision=ledger_pb2.Decision.FromString(row.record))
-    return Aside(_conflict_fingerprint(row), record.SerializeToString(), CONFLICT)
-
-
-def write_counters(connection: Connection, before: dict[str, int], after: dict[str, int]) -> None:
-    """Writes the counters that moved."""
-    changed = [{"b_name": name, "b_value": value} for name, value in after.items() if before[name] != value]
-    if changed:
-        by_name = update(COUNTERS).where(COUNTERS.c.name == bindparam("b_name"))
-        connection.execute(by_name.values(value=bindparam("b_value")), changed)
-
-
-def _find(connection: Connection, table: Table, keys: Iterable[Key], columns: Sequence[str] = ()) -> list[Any]:
-    """Gives the rows of a table that stand under these keys."""
-    found: list[Any] = []
-    by_tenant: dict[str, list[str]] = {}
-    for tenant, decision_id in keys:
-        by_tenant.setdefault(tenant, []).append(decision_id)
-    wanted = [table.c.tenant, table.c.decision_id, *(table.c[name] for name in columns)] if columns else [table]
-    for tenant, ids in by_tenant.items():
-        for start in range(0, len(ids), _CHUNK):
-            chosen = table.c.decision_id.in_(ids[start : start + _CHUNK])
-            found += connection.execute(select(*wanted).where(table.c.tenant == tenant, chosen)).all()
-    return found
-
-
-def _delete(connection: Connection, table: Table, key: Key) -> None:
-    connection.execute(delete(table).where(table.c.tenant == key[0], table.c.decision_id == key[1]))

@@ -13,6 +13,7 @@ from sqlalchemy import Connection, select, text
 
 from monitoring.ledger import reading
 from monitoring.ledger.aggregates import By, experiments, feature_sketches, window_series, window_totals
+from monitoring.ledger.asides import LATE, PRUNED
 from monitoring.ledger.cells import OTHER, CellBounds
 from monitoring.ledger.families import describe
 from monitoring.ledger.levels import DAY_US, END_US, HOUR_US, MINUTE_US
@@ -20,7 +21,6 @@ from monitoring.ledger.retention import Retention
 from monitoring.ledger.store import Store, StoreSettings
 from monitoring.ledger.tables import CELLS, COUNTERS, DECISIONS, FEATURE_WINDOWS, OUTCOMES, SET_ASIDE, WINDOWS
 from monitoring.ledger.tally import Count, Decisions, Outcomes, OutcomeSum, Sum, Tally
-from monitoring.ledger.writing import LATE, PRUNED
 from services.runtime.errors import Unavailable
 from tests.integration.ledger_under_test import NOW_US, SCHEMA, a_decision, an_outcome, ledger
 from tests.integration.postgresql_under_test import PostgreSQL

@@ -3,29 +3,27 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import hashlib
 import itertools
-import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, get_args
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import Connection, select
 
 from monitoring.ledger import reading
 from monitoring.ledger.aggregates import By, window_totals
-from monitoring.ledger.tally import Count
-from monitoring.ledger.store import Store, StoreSettings, open_store
+from monitoring.ledger.asides import CONFLICT
+from monitoring.ledger.store import Store, StoreSettings
 from monitoring.ledger.tables import COUNTERS, DECISIONS, OUTCOMES, SET_ASIDE, SNAPSHOTS
-from monitoring.ledger.writing import CONFLICT
-from services.runtime.database import open_database
+from monitoring.ledger.tally import Count
 from services.runtime.database.sqlite import run_outside_transaction
 from services.runtime.errors import Unavailable
+from tests.integration.ledger_under_test import ledger
 from turnout.v1 import ledger_pb2, prediction_pb2
 
 TENANTS = st.sampled_from(["north", "south"])
@@ -36,8 +34,6 @@ FALLBACKS = (
     prediction_pb2.FALLBACK_REASON_UNAVAILABLE,
     prediction_pb2.FALLBACK_REASON_TIMEOUT,
 )
-MEMORY = "/dev/shm" if Path("/dev/shm").is_dir() else None
-"""The laws are about contents, not about the disk: in memory they are tried faster."""
 
 
 @st.composite
@@ -92,12 +88,9 @@ DAMAGED = st.sampled_from([b"", b"\xff", b"\x0a\x00"])
 RECORDS = st.lists(st.one_of(decisions(), decisions(), outcomes(), snapshots(), DAMAGED), max_size=25)
 
 
-@contextlib.contextmanager
-def an_open_store(folder: str, *, max_set_aside: int = 10_000) -> Iterator[Store]:
-    url = f"sqlite:///{folder}/ledger.sqlite"
-    settings = StoreSettings(max_set_aside=max_set_aside)
-    with open_database(url) as database, open_store(database, now_us=lambda: 1, settings=settings) as store:
-        yield store
+def an_open_store(url: str, *, max_set_aside: int = 10_000, empty: bool = True) -> Any:
+    """Opens a ledger, emptied first."""
+    return ledger(url, now_us=lambda: 1, settings=StoreSettings(max_set_aside=max_set_aside), empty=empty)
 
 
 def totals(connection: Connection, family: str) -> dict[tuple[str, ...], Any]:
@@ -148,11 +141,13 @@ def send(store: Store, records: Sequence[bytes]) -> int:
     return result.stored + result.set_aside
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(records=RECORDS, data=st.data())
-def test_order_repetition_batching_and_restarts_change_nothing(records: list[bytes], data: st.DataObject) -> None:
+def test_order_repetition_batching_and_restarts_change_nothing(
+    database_url: str, records: list[bytes], data: st.DataObject
+) -> None:
     """Sending the records in one batch, or shuffled, repeated, in pieces and across restarts, gives the same ledger."""
-    with tempfile.TemporaryDirectory(dir=MEMORY) as folder, an_open_store(folder) as store:
+    with an_open_store(database_url) as store:
         new = send(store, records)
         once = contents(store)
         assert send(store, records) == 0
@@ -160,22 +155,21 @@ def test_order_repetition_batching_and_restarts_change_nothing(records: list[byt
     repeated = records + data.draw(st.lists(st.sampled_from(records), max_size=8) if records else st.just([]))
     shuffled = data.draw(st.permutations(repeated))
     cuts = sorted(data.draw(st.lists(st.integers(0, len(shuffled)), max_size=4)))
-    with tempfile.TemporaryDirectory(dir=MEMORY) as folder:
-        counted = 0
-        for start, end in zip([0, *cuts], [*cuts, len(shuffled)], strict=True):
-            with an_open_store(folder) as store:
-                counted += send(store, shuffled[start:end])
-        with an_open_store(folder) as store:
-            assert contents(store) == once
+    counted = 0
+    for number, (start, end) in enumerate(zip([0, *cuts], [*cuts, len(shuffled)], strict=True)):
+        with an_open_store(database_url, empty=number == 0) as store:
+            counted += send(store, shuffled[start:end])
+    with an_open_store(database_url, empty=False) as store:
+        assert contents(store) == once
     rows = sum(len(once[table.name]) for table in (DECISIONS, OUTCOMES, SNAPSHOTS, SET_ASIDE))
     assert new == counted == rows
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(records=RECORDS)
-def test_the_summary_agrees_with_a_plain_count(records: list[bytes]) -> None:
+def test_the_summary_agrees_with_a_plain_count(database_url: str, records: list[bytes]) -> None:
     """Counts, joins and percentiles are those that one finds by going through the entries one by one."""
-    with tempfile.TemporaryDirectory(dir=MEMORY) as folder, an_open_store(folder) as store:
+    with an_open_store(database_url) as store:
         send(store, records)
         for family in FAMILIES:
             summary = asyncio.run(store.read(reading.summarize, family, 0))
@@ -203,11 +197,11 @@ def test_the_summary_agrees_with_a_plain_count(records: list[bytes]) -> None:
                 assert arm.p99_ms == latencies[-1] / 1000  # of fewer than 100
 
 
-def test_damage_is_bounded_and_what_is_over_the_bound_is_counted() -> None:
+def test_damage_is_bounded_and_what_is_over_the_bound_is_counted(database_url: str) -> None:
     """With room for two records, five damaged ones leave two rows and a count of five; the sound one is stored."""
     outcome = ledger_pb2.Outcome(decision_id="d1", tenant="north", value=1)
     sound = ledger_pb2.JournalRecord(outcome=outcome).SerializeToString()
-    with tempfile.TemporaryDirectory(dir=MEMORY) as folder, an_open_store(folder, max_set_aside=2) as store:
+    with an_open_store(database_url, max_set_aside=2) as store:
         result = store.append_now([b"\xff" * n for n in range(1, 6)] + [sound], "router-1")
         assert (result.stored, result.set_aside) == (1, 5)
         held = contents(store)
@@ -233,7 +227,9 @@ def a_decision(*, at: int, request: bytes, arm: str) -> bytes:
 
 
 @pytest.mark.parametrize("by_one", [True, False])
-def test_of_different_requests_under_one_id_the_earliest_is_the_decision_in_every_order(*, by_one: bool) -> None:
+def test_of_different_requests_under_one_id_the_earliest_is_the_decision_in_every_order(
+    database_url: str, *, by_one: bool
+) -> None:
     """The other request is set aside once, and the outcome counts for the earliest one's arm."""
     outcome = ledger_pb2.Outcome(decision_id="d", tenant="north", value=1)
     records = [
@@ -245,7 +241,7 @@ def test_of_different_requests_under_one_id_the_earliest_is_the_decision_in_ever
     ]
     found = []
     for order in list(itertools.permutations(records))[:: 1 if by_one else 5]:
-        with tempfile.TemporaryDirectory(dir=MEMORY) as folder, an_open_store(folder) as store:
+        with an_open_store(database_url) as store:
             for batch in ([record] for record in order) if by_one else (order[:3], order[3:]):
                 send(store, batch)
             found.append(contents(store))
@@ -256,11 +252,11 @@ def test_of_different_requests_under_one_id_the_earliest_is_the_decision_in_ever
     assert [reason for _, reason in found[0][SET_ASIDE.name]] == [CONFLICT]
 
 
-def test_of_several_outcomes_the_one_recorded_last_counts_in_every_order() -> None:
+def test_of_several_outcomes_the_one_recorded_last_counts_in_every_order(database_url: str) -> None:
     """Among those recorded at the same instant the later and then the larger one counts, so that routers agree."""
     reports = [(1, 9, 9.0), (2, 1, 5.0), (2, 2, 3.0), (2, 2, 4.0)]
     for order in itertools.permutations(reports):
-        with tempfile.TemporaryDirectory(dir=MEMORY) as folder, an_open_store(folder) as store:
+        with an_open_store(database_url) as store:
             for recorded, occurred, value in order:
                 outcome = ledger_pb2.Outcome(
                     decision_id="d",
@@ -274,19 +270,18 @@ def test_of_several_outcomes_the_one_recorded_last_counts_in_every_order() -> No
             assert (recorded, occurred, value) == (2, 2, 4.0)
 
 
-def test_a_full_disk_refuses_the_batch_as_a_whole_and_the_next_try_stores_it() -> None:
+def test_a_full_disk_refuses_the_batch_as_a_whole_and_the_next_try_stores_it(tmp_path: Path) -> None:
     """Nothing of a refused batch is there, not even a count; once there is room the same batch is new."""
     request = [a_decision(at=1, request=b"x", arm="a"), a_decision(at=2, request=b"y", arm="b"), b"\xff"]
     for number in range(200):
         outcome = ledger_pb2.Outcome(decision_id="d" * 100 + str(number), tenant="north", value=1)
         request.append(ledger_pb2.JournalRecord(outcome=outcome).SerializeToString())
-    with tempfile.TemporaryDirectory(dir=MEMORY) as folder, an_open_store(folder) as store:
+    with an_open_store(f"sqlite:///{tmp_path}/ledger.sqlite") as store:
         before = contents(store)
-        run_outside_transaction(
-            store._database._connected.writer, "PRAGMA max_page_count = 1"
-        )  # SQLite takes the present size instead
+        writer = store._database._connected.writer
+        run_outside_transaction(writer, "PRAGMA max_page_count = 1")  # SQLite takes the present size instead
         with pytest.raises(Unavailable, match="nothing was stored"):
             send(store, request)
         assert contents(store) == before
-        run_outside_transaction(store._database._connected.writer, "PRAGMA max_page_count = 1000000")
+        run_outside_transaction(writer, "PRAGMA max_page_count = 1000000")
         assert send(store, request) == 203
