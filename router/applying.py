@@ -15,7 +15,6 @@ from typing import Final
 import structlog
 
 from bentos.family import RULES
-from router.backends.pool import Pool
 from router.deciding import Decider
 from router.experiment_metrics import ExperimentMetrics
 from router.last_good import LastGood
@@ -118,7 +117,7 @@ class Applier:
         self._config = config
         self._configuration(applied=True)
         _log.info("configuration applied", set=self.version)
-        await _close_later(retired)
+        self._tables.retire(retired)
 
     def refused(self) -> None:
         """Counts a file that was refused."""
@@ -155,7 +154,7 @@ class Applier:
             self._decider.table = table
             self._metrics.sets(applied=True)
             _log.info("experiments applied", version=given.version)
-            await _close_later(retired)
+            self._tables.retire(retired)
             try:
                 await asyncio.to_thread(self._last_good.save, message)
             except OSError as error:
@@ -265,7 +264,3 @@ def _snapshots(families: Families, before: Families, router: str, *, version: in
                 note(name, one.revision, digest, one.canonical_json())
         note(name, version, family.digest, family.canonical)
     return records
-
-
-async def _close_later(pools: list[Pool]) -> None:
-    await asyncio.gather(*(pool.close() for pool in pools))

@@ -60,6 +60,8 @@ class Router:
     journal: journal.Journal
     shipper: Shipper
     applier: Applier
+    alerts: StandingAlerts
+    registry: CollectorRegistry
 
 
 @contextlib.asynccontextmanager
@@ -127,7 +129,7 @@ async def running(
         )
         channel = hub_channel(config.hub.grpc)
         stack.push_async_callback(channel.close)
-        hub = HubLedger(channel, router=name, token=operator_token)
+        hub = HubLedger(channel, router=name, token=operator_token, journal=lambda: log.status)
         shipper = Shipper(log, hub.ship)
         metrics.unshipped.set_function(shipper.pending_bytes)
         stack.push_async_callback(shipper.drain, FLUSH_SECONDS)
@@ -150,7 +152,7 @@ async def running(
             stack.push_async_callback(_end, loop.create_task(work))
         await stack.enter_async_context(watching(admission))
         server = await stack.enter_async_context(_serve(config, decider, outcomes, metrics, admission))
-        yield Router(server, decider, log, shipper, applier)
+        yield Router(server, decider, log, shipper, applier, alerts, registry)
 
 
 @contextlib.asynccontextmanager

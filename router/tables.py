@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 from bentos.family import Family
 from bentos.family import load as load_family
@@ -12,6 +12,7 @@ from router.backends.link import Expectation
 from router.backends.open_inference import Remote
 from router.backends.pool import Pool
 from router.resilience.breaker import BreakerSettings
+from router.resilience.budget import LONGEST_DEADLINE_SECONDS
 from router.resilience.limit import LimitSettings
 from router.resilience.validity import valid_range
 from router.routing import Route, RoutingTable
@@ -29,9 +30,10 @@ class TableBuilder:
         self._loop = loop
         self._jitter = jitter
         self._pools: dict[tuple[str, str], Pool] = {}
+        self._retiring: dict[Pool, asyncio.Task[None]] = {}
 
     def build(self, config: Config, experiments: Mapping[str, FamilyExperiments]) -> tuple[RoutingTable, list[Pool]]:
-        """Gives the table of a configuration, and the pools that it no longer needs; close those after the swap.
+        """Gives the table of a configuration, and the pools that it no longer needs; `retire` those after the swap.
 
         Args:
             config: families and addresses.
@@ -83,9 +85,21 @@ class TableBuilder:
             pool.move(addresses)
         return pool
 
+    def retire(self, pools: Sequence[Pool]) -> None:
+        """Closes pools that nobody is sent to any more, once what they have under way is answered."""
+        for pool in pools:
+            task = self._loop.create_task(pool.close(LONGEST_DEADLINE_SECONDS))
+            self._retiring[pool] = task
+            task.add_done_callback(lambda _: self._forget_retired())
+
+    def _forget_retired(self) -> None:
+        self._retiring = {pool: task for pool, task in self._retiring.items() if not task.done()}
+
     async def close(self) -> None:
-        """Closes every pool."""
-        await asyncio.gather(*(pool.close() for pool in self._pools.values()))
+        """Closes every pool, those that were still finishing as well."""
+        for task in self._retiring.values():
+            task.cancel()
+        await asyncio.gather(*(pool.close() for pool in (*self._pools.values(), *self._retiring)))
         self._pools = {}
 
 

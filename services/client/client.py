@@ -259,6 +259,8 @@ class TurnoutClient:
             parts.link.under_way,
             parts.link.connections,
             parts.link.resent,
+            parts.predictions.throttle.turned,
+            parts.predictions.throttle.refused,
             parts.recorder.local,
             parts.reporter.statistics,
         )

@@ -46,7 +46,7 @@ class Predictions:
         self._multiplexed = multiplexed
         self._clock = clock
         self._make_id = make_id
-        self._throttle = throttle
+        self.throttle = throttle
         self.by_router = 0
         self.by_rules = 0
 
@@ -60,7 +60,7 @@ class Predictions:
         # Even a decision without the caller's id needs one before it is sent: it may have to be sent again.
         row = Row(decision_id or self._make_id(), unit_id, region, by_kind(features))
         request = request_of(family, row)
-        refused = self._throttle.check(family)
+        refused = self.throttle.check(family)
         if refused is not None:
             return self._answer_locally(Failure(refused, sent=False), family, row)
         settled = await (self._link.exchange if self._multiplexed else self._unary)(request, give_up_at)
@@ -81,7 +81,7 @@ class Predictions:
         payload = batch_of(family, rows).SerializeToString()
         if len(payload) > MAX_FRAME_BYTES:
             raise InvalidArgument("rows", f"the batch is {len(payload)} bytes, the limit is {MAX_FRAME_BYTES}")
-        refused = self._throttle.check(family)
+        refused = self.throttle.check(family)
         settled = Failure(refused, sent=False) if refused else await self._ask_batch(payload, len(rows), give_up_at)
         self._heed(family, settled)
         if isinstance(settled, Failure):
@@ -133,9 +133,9 @@ class Predictions:
         """Tells the throttle what the router did with a call."""
         if isinstance(settled, Failure) and isinstance(settled.error, ResourceExhausted):
             if settled.sent:
-                self._throttle.turned_away(family, settled.error)
+                self.throttle.turned_away(family, settled.error)
         else:
-            self._throttle.let_in(family)
+            self.throttle.let_in(family)
 
     def _answer_locally(self, failure: Failure, family: str, row: Row) -> Answer:
         if self._rules is None or isinstance(failure.error, CALLERS_OWN):

@@ -22,6 +22,10 @@ class Statistics:
     """Connections made, renewals included."""
     resent: int
     """Calls that were sent again after a broken stream."""
+    refused_by_router: int
+    """Calls that the router refused for load."""
+    refused_here: int
+    """Calls that this client refused in its stead, while the router refused most of them."""
     local_outcomes: int
     """Outcomes that were not sent because their decisions are known to this client only."""
     outcomes: OutcomeStatistics

@@ -50,6 +50,8 @@ class Throttle:
         self._families: dict[str, _Family] = {}
         self.refused = 0
         """Calls that were refused here."""
+        self.turned = 0
+        """Calls that the router refused."""
 
     def check(self, family: str) -> ResourceExhausted | None:
         """Gives the error of a call that had better not go out, or None; either way the call is counted."""
@@ -78,6 +80,7 @@ class Throttle:
 
     def turned_away(self, family: str, error: ResourceExhausted) -> None:
         """The router refused a call."""
+        self.turned += 1
         known = self._families.get(family)
         if known is None:
             known = self._families[family] = _Family(self._clock())

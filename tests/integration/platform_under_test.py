@@ -47,6 +47,8 @@ class FakeModel:
     schema_digest: int = SCHEMA.digest
     rows_seen: int = 0
     asked: asyncio.Event = field(default_factory=asyncio.Event)
+    held: asyncio.Event | None = None
+    """Answers wait for it, once it is given."""
 
     async def get_model(self, _: model_pb2.GetModelRequest, __: Call) -> model_pb2.GetModelResponse:
         return model_pb2.GetModelResponse(
@@ -63,7 +65,10 @@ class FakeModel:
         self, requests: AsyncIterator[model_pb2.InferStreamRequest], _: Call
     ) -> AsyncIterator[model_pb2.InferStreamResponse]:
         async for frame in requests:
-            yield self._answer(frame)
+            reply = self._answer(frame)
+            if self.held is not None:
+                await self.held.wait()
+            yield reply
 
     def _answer(self, frame: model_pb2.InferStreamRequest) -> model_pb2.InferStreamResponse:
         reply = model_pb2.InferStreamResponse()
