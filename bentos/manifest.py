@@ -43,6 +43,9 @@ class Manifest:
     """Reference rows for Shapley values: a small sample of the training rows, None for missing."""
     metrics: dict[str, Any]
     """Evaluation on the newest, held-out part of the data."""
+    bounds: tuple[tuple[float | None, float | None], ...] = ()
+    """For each feature the 0.1 % and 99.9 % quantile of the training rows, None where it was never known; empty in
+    bentos of before."""
     provenance: dict[str, Any]
     """Data fingerprint, rows, time range, code version, hyper-parameters, seed, library versions, created_at."""
 
@@ -67,6 +70,7 @@ def read(folder: Path) -> Manifest:
         for name in ("features", "outputs"):
             fields[name] = tuple(fields[name])
         fields["background"] = tuple(tuple(row) for row in fields["background"])
+        fields["bounds"] = tuple((low, high) for low, high in fields.get("bounds", ()))
         return Manifest(**fields)
     except OSError as error:
         raise FailedPrecondition("manifest", f"{path} cannot be read: {error.strerror}") from error

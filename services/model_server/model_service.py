@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import AsyncIterator, Callable
 from typing import Final, Protocol
 
@@ -51,6 +52,8 @@ class ModelService:
             features=manifest.features,
             outputs=manifest.outputs,
             sha256=manifest.sha256,
+            lower_bounds=[-math.inf if low is None else low for low, _ in manifest.bounds],
+            upper_bounds=[math.inf if high is None else high for _, high in manifest.bounds],
         )
         self._features = len(manifest.features)
         self._row_bytes = self._features * FLOAT_BYTES

@@ -25,7 +25,7 @@ from services.training.engineering import Engineering
 from services.training.evaluation import Evaluation, Quality, binary, log_loss, numeric, shuffled
 from services.training.export import INPUT, OUTPUT, to_onnx
 from services.training.inference import Graph
-from services.training.provenance import background, hyper_parameters, provenance
+from services.training.provenance import background, bounds, hyper_parameters, provenance
 from services.training.thresholds import BestF1, recommend
 
 MODEL_FILE: Final = "model.onnx"
@@ -180,6 +180,7 @@ class _Session:
             sha256=hashlib.sha256(onnx).hexdigest(),
             background=background(self._split.train.features, self._seed),
             metrics=metrics,
+            bounds=bounds(self._split.train.features),
             provenance={**self._provenance, "hyper_parameters": parameters},
         )
 

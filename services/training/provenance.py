@@ -56,6 +56,19 @@ def background(features: Matrix, seed: int) -> tuple[tuple[float | None, ...], .
     return tuple(tuple(None if math.isnan(value) else value for value in row) for row in features[rows].tolist())
 
 
+def bounds(features: Matrix) -> tuple[tuple[float | None, float | None], ...]:
+    """Gives each feature's 0.1 % and 99.9 % quantile, both values that occurred; None where it was never known."""
+    found: list[tuple[float | None, float | None]] = []
+    for column in np.asarray(features).T:
+        known = column[~np.isnan(column)]
+        if len(known):
+            low = float(np.quantile(known, 0.001, method="lower"))
+            found.append((low, float(np.quantile(known, 0.999, method="higher"))))
+        else:
+            found.append((None, None))
+    return tuple(found)
+
+
 def code_digest(family: Family) -> str:
     """Gives the SHA-256 of the sources that decide what a training gives: the family's and training's own."""
     package = importlib.import_module(f"bentos.{family.name}")
