@@ -9,6 +9,7 @@ from monitoring.ledger.records import DecisionRow, OutcomeRow
 from turnout.v1 import ledger_pb2
 
 LATE: Final = "the outcome was reported over 30 days after its decision"
+ALONE: Final = "no decision came for the outcome within 60 days"
 PRUNED: Final = "the decision is older than those that the ledger keeps"
 MAX_RAW_BYTES: Final = 16 << 10
 """A record that is set aside is kept up to this length."""

@@ -97,14 +97,7 @@ class Store:
         batch = read_batch(records)
 
         def work(connection: Connection, memory: _Memory) -> Appended:
-            writing = Writing(
-                connection,
-                memory.counters,
-                memory.aggregates.cells,
-                router=router,
-                now_us=self._now_us(),
-                max_set_aside=self._settings.max_set_aside,
-            )
+            writing = self._writing(connection, memory, router)
             result = writing.store(batch)
             memory.aggregates.apply(connection, writing.changes, self._describe)
             return result
@@ -126,9 +119,11 @@ class Store:
 
         def work(connection: Connection, memory: _Memory) -> Step:
             before = dict(memory.counters)
-            step = Upkeep(
-                connection, memory.counters, memory.aggregates, self._settings.retention, self._now_us()
-            ).step()
+            expire = self._writing(connection, memory, "").expire
+            due = Upkeep(
+                connection, memory.counters, memory.aggregates, self._settings.retention, self._now_us(), expire
+            )
+            step = due.step()
             write_counters(connection, before, memory.counters)
             memory.aggregates.levels = levels_of(memory.counters)
             memory.aggregates.feature_levels = feature_levels_of(memory.counters)
@@ -172,6 +167,16 @@ class Store:
         except BaseException:
             self._memory = None
             raise
+
+    def _writing(self, connection: Connection, memory: _Memory, router: str) -> Writing:
+        return Writing(
+            connection,
+            memory.counters,
+            memory.aggregates.cells,
+            router=router,
+            now_us=self._now_us(),
+            max_set_aside=self._settings.max_set_aside,
+        )
 
     def _load(self, connection: Connection) -> _Memory:
         counters = {row.name: row.value for row in connection.execute(select(COUNTERS))}

@@ -15,6 +15,7 @@ from sqlalchemy import (
     PrimaryKeyConstraint,
     Table,
     Text,
+    text,
 )
 
 SCHEMA_VERSION: Final = 1
@@ -62,6 +63,13 @@ OUTCOMES: Final = Table(
     Column("assigned_at_us", BigInteger),
     Column("cost", Double),
     PrimaryKeyConstraint("decision_id", "tenant"),
+    # Holds only those that wait.
+    Index(
+        "outcomes_that_wait",
+        "recorded_at_us",
+        sqlite_where=text("family IS NULL"),
+        postgresql_where=text("family IS NULL"),
+    ),
 )
 """The newest outcome of each decision."""
 

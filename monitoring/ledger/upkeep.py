@@ -50,10 +50,13 @@ class Step:
     pruned: int = 0
     """Decisions that were removed."""
 
+    expired: int = 0
+    """Outcomes that were set aside because no decision came."""
+
     @property
     def more(self) -> bool:
         """Whether there may be more to do."""
-        return bool(self.rolled or self.dropped or self.pruned)
+        return bool(self.rolled or self.dropped or self.pruned or self.expired)
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,11 +68,13 @@ class Upkeep:
     aggregates: Aggregates
     retention: Retention
     now_us: int
+    expire: Callable[[int, int], int]
+    """Sets aside outcomes that waited since before an instant, at most so many; gives how many."""
 
     def step(self) -> Step:
         """Does the first thing that is due, or nothing."""
         done = Step()
-        works: tuple[Callable[[Step], None], ...] = (self._hour, self._day, self._drop, self._prune)
+        works: tuple[Callable[[Step], None], ...] = (self._hour, self._day, self._drop, self._prune, self._expire)
         for work in works:
             work(done)
             if done.more:
@@ -131,6 +136,9 @@ class Upkeep:
 
     def _ago(self, span: int, length: int) -> int:
         return max((self.now_us - span) // length * length, 0)
+
+    def _expire(self, done: Step) -> None:
+        done.expired += self.expire(self.now_us - 2 * LATE_US, PRUNE_ROWS)
 
     def _too_many(self) -> int:
         """Gives how many decisions, about, are over a bound."""

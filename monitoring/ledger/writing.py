@@ -22,6 +22,7 @@ from sqlalchemy.exc import IntegrityError
 from monitoring.ledger.aggregating import Changes, OutcomeChange
 from monitoring.ledger.appended import Appended
 from monitoring.ledger.asides import (
+    ALONE,
     LATE,
     MAX_RAW_BYTES,
     PRUNED,
@@ -237,6 +238,17 @@ class Writing:
         bulk_insert(self._connection, OUTCOMES, insert)
         self._counters[WAITING] += self._result.waiting
         self._result.duplicates["outcome"] += len(rows) - self._result.joined - self._result.waiting - late
+
+    def expire(self, before_us: int, limit: int) -> int:
+        """Sets aside the oldest outcomes that wait and were recorded before an instant; gives how many."""
+        waits = OUTCOMES.c.family.is_(None) & (OUTCOMES.c.recorded_at_us < before_us)
+        found = self._connection.execute(select(OUTCOMES).where(waits).order_by(OUTCOMES.c.recorded_at_us).limit(limit))
+        expired = [_outcome_row(one) for one in found]
+        for outcome in expired:
+            delete_row(self._connection, OUTCOMES, outcome[:2])
+            self.set_aside(outcome_aside(outcome, ALONE), count=False)
+        self._counters[WAITING] -= len(expired)
+        return len(expired)
 
     def _snapshots(self, rows: Sequence[SnapshotRow]) -> None:
         for row in rows:

@@ -13,7 +13,7 @@ from sqlalchemy import Connection, select, text
 
 from monitoring.ledger import reading
 from monitoring.ledger.aggregates import By, experiments, feature_sketches, window_series, window_totals
-from monitoring.ledger.asides import LATE, PRUNED
+from monitoring.ledger.asides import ALONE, LATE, PRUNED
 from monitoring.ledger.cells import OTHER, CellBounds
 from monitoring.ledger.families import describe
 from monitoring.ledger.levels import DAY_US, END_US, HOUR_US, MINUTE_US
@@ -312,6 +312,19 @@ def test_old_decisions_go_and_the_totals_stay(database_url: str) -> None:
         assert store._database.read_now(lambda c: c.scalars(select(SET_ASIDE.c.reason)).all()) == [PRUNED] * 3
         (totals,) = store._database.read_now(window_totals, "dispatch").values()
         assert (totals.decisions, totals.outcomes) == (2501, 2500)
+
+
+def test_an_outcome_that_no_decision_follows_is_set_aside_after_60_days(database_url: str) -> None:
+    """What waits is bounded in time; a younger one goes on waiting."""
+    with ledger(database_url) as store:
+        old, young = NOW_US - 60 * DAY_US - 1, NOW_US - 60 * DAY_US
+        store.append_now([an_outcome(1, 1.0, recorded=old), an_outcome(2, 1.0, recorded=young)], "r")
+        assert [store.upkeep_now().expired for _ in range(2)] == [1, 0]
+        assert store._database.read_now(lambda c: c.scalars(select(SET_ASIDE.c.reason)).all()) == [ALONE]
+        assert store._database.read_now(reading.summarize, "dispatch", 0).outcomes_waiting == 1
+        store.append_now([a_decision(2, at=young)], "r")
+        (totals,) = store._database.read_now(window_totals, "dispatch").values()
+        assert totals.outcomes == 1
 
 
 @pytest.mark.parametrize("bound", [{"max_decisions": 100}, {"max_bytes": 60_000}])

@@ -13,6 +13,10 @@ def upgrade() -> None:
     """Makes the tables and columns. Rows that are there already are added up when the ledger opens."""
     op.add_column("decisions", sa.Column("cell", sa.Integer))
     op.add_column("outcomes", sa.Column("cost", sa.Double))
+    waiting = sa.text("family IS NULL")
+    op.create_index(
+        "outcomes_that_wait", "outcomes", ["recorded_at_us"], sqlite_where=waiting, postgresql_where=waiting
+    )
     op.create_table(
         "cells",
         sa.Column("cell", sa.Integer, nullable=False, primary_key=True, autoincrement=False),
