@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Final
 
-from benchmarks import control, drift, ledger, peers, serving
+from benchmarks import assignment, control, drift, experiment_path, ledger, peers, serving
 from benchmarks.figures import Figure, Topic
 
 TOPICS: Final[tuple[Topic, ...]] = (
     Topic((*serving.NAMES, *peers.names()), serving.measure),
+    assignment.TOPIC,
+    experiment_path.TOPIC,
     control.TOPIC,
     drift.TOPIC,
     ledger.TOPIC,
