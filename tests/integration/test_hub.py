@@ -132,7 +132,7 @@ def a_decision(number: int, *, features: int = 8, family: str = "dispatch") -> b
 
 
 def an_outcome(number: int, value: float) -> bytes:
-    outcome = ledger_pb2.Outcome(decision_id=f"d-{number:06d}", tenant="city", value=value, recorded_at_unix_us=5)
+    outcome = ledger_pb2.Outcome(decision_id=f"d-{number:06d}", tenant="city", value=value, recorded_at_unix_us=NOW_US)
     return ledger_pb2.JournalRecord(outcome=outcome).SerializeToString()
 
 

@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -121,7 +122,7 @@ def test_a_damaged_ledger_is_refused_and_left_as_it_is(config: Path) -> None:
 
 def test_what_was_confirmed_survives_a_kill(config: Path) -> None:
     """A batch that was answered is known to the next hub, although the first one got no chance to close anything."""
-    outcome = ledger_pb2.Outcome(decision_id="d", tenant="city", value=1)
+    outcome = ledger_pb2.Outcome(decision_id="d", tenant="city", value=1, recorded_at_unix_us=time.time_ns() // 1000)
     record = ledger_pb2.JournalRecord(outcome=outcome).SerializeToString()
     request = ledger_pb2.AppendRecordsRequest(records=[record, b"\xff"], router="router-1")
     answers = []
