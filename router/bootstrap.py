@@ -18,8 +18,10 @@ from prometheus_client import CollectorRegistry
 
 from inference import open_inference_pb2
 from router import config_watch, journal
+from router.alert_watch import AlertWatch
 from router.applying import Applier, Starting
 from router.asking import Asking
+from router.backends.metrics import follow_guards
 from router.deciding import Decider
 from router.experiment_metrics import ExperimentMetrics
 from router.experiment_watch import ExperimentWatch
@@ -86,6 +88,7 @@ async def running(
     async with contextlib.AsyncExitStack() as stack:
         metrics, experiment_metrics = RouterMetrics(registry), ExperimentMetrics(registry)
         tables = TableBuilder(loop=loop, jitter=random.random)
+        follow_guards(registry, lambda: tables.pools)
         last_good = LastGood(config.home / "routers" / name / "experiments")
         starting = Starting(config, last_good)
         table, _ = tables.build(config, starting.families)
@@ -98,6 +101,7 @@ async def running(
         metrics.lost.set_function(lambda: log.lost)
         metrics.follow_journal(lambda: log.status)
         admission = Admission(config.router.max_concurrent_calls, random.random)
+        metrics.follow_admission(lambda: admission.room, lambda: admission.under_way)
         alerts = StandingAlerts()
         asking = Asking(clock=loop.time, alerts=alerts, metrics=metrics, shedding=lambda: admission.shedding)
         shadows = Shadows(loop=loop, metrics=experiment_metrics, clock=loop.time)
@@ -145,10 +149,13 @@ async def running(
         watch = ExperimentWatch(
             channel, applier, router=name, token=operator_token, jitter=random.random, monotonic=time.monotonic
         )
+        alert_watch = AlertWatch(
+            channel, alerts, wanted=lambda: decider.table.heeds_alerts, token=operator_token, jitter=random.random
+        )
         experiment_metrics.version.set_function(lambda: applier.version)
         experiment_metrics.silence.set_function(watch.silent_seconds)
         following = config_watch.watch(config_path, seen, applier.apply_config, applier.refused)
-        for work in (log.run(), shipper.run(), following, watch.run()):
+        for work in (log.run(), shipper.run(), following, watch.run(), alert_watch.run()):
             stack.push_async_callback(_end, loop.create_task(work))
         await stack.enter_async_context(watching(admission))
         server = await stack.enter_async_context(_serve(config, decider, outcomes, metrics, admission))

@@ -46,6 +46,12 @@ class RouterMetrics:
             ("service", "code"),
             registry=registry,
         )
+        self._room = Gauge(
+            "turnout_admission_room", "Calls of ordinary families that may be under way.", registry=registry
+        )
+        self._under_way = Gauge(
+            "turnout_admission_under_way", "Calls of ordinary families that are under way.", registry=registry
+        )
         self._failed_attempts = Counter(
             "turnout_failed_attempts",
             "Requests to a variant that gave no usable answer, by reason.",
@@ -82,6 +88,11 @@ class RouterMetrics:
         self._journal_bytes = Gauge("turnout_journal_bytes", "Size of the journal on disk.", registry=registry)
         self._counted: dict[tuple[str, tuple[str, str, str, int]], Counter] = {}
         self._timed: dict[str, Histogram] = {}
+
+    def follow_admission(self, room: Callable[[], float], under_way: Callable[[], float]) -> None:
+        """Shows how many ordinary calls may be under way, and how many are."""
+        self._room.set_function(room)
+        self._under_way.set_function(under_way)
 
     def follow_journal(self, status: Callable[[], JournalStatus]) -> None:
         """Shows the journal's numbers as they are whenever somebody looks."""

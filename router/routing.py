@@ -45,6 +45,11 @@ class RoutingTable:
     critical: frozenset[bytes] = frozenset()
     """Names of the critical families, as they stand in messages."""
 
+    @property
+    def heeds_alerts(self) -> bool:
+        """Whether any family's policy asks what alerts stand."""
+        return any(route.policy.critical_alert == "rules" for route in self.routes.values())
+
     def route(self, family: str) -> Route:
         """Gives a family's route.
 
@@ -113,6 +118,17 @@ def choose(
     experiments = route.experiments
     if experiments is None:
         return None
+    sole = experiments.sole
+    if sole is not None and not sole.rotates:
+        # What most families have: no search, no position, nothing to look at.
+        return sole.strategy.assign(
+            unit_id=unit_id,
+            decision_id=decision_id,
+            tenant=tenant,
+            region=region,
+            at_unix_us=at_unix_us,
+            sequence=0,
+        )
     chosen = experiments.assign(
         unit_id=unit_id,
         decision_id=decision_id,

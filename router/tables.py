@@ -85,6 +85,11 @@ class TableBuilder:
             pool.move(addresses)
         return pool
 
+    @property
+    def pools(self) -> Mapping[tuple[str, str], Pool]:
+        """The pools of the newest table, by family and variant."""
+        return self._pools
+
     def retire(self, pools: Sequence[Pool]) -> None:
         """Closes pools that nobody is sent to any more, once what they have under way is answered."""
         for pool in pools:

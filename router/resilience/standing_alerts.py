@@ -18,10 +18,9 @@ class StandingAlerts:
         self._variants: frozenset[tuple[str, str]] = frozenset()
 
     def replace(self, variants: Iterable[tuple[str, str]]) -> None:
-        """Says on which (family, variant) critical alerts stand from now on. A variant "" means all of the family."""
+        """Says on which (family, variant) critical alerts stand from now on."""
         self._variants = frozenset(variants)
 
     def stands(self, family: str, variant: str) -> bool:
         """Tells whether a critical alert stands on a variant."""
-        known = self._variants
-        return bool(known) and ((family, variant) in known or (family, "") in known)
+        return (family, variant) in self._variants

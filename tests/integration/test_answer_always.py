@@ -74,6 +74,8 @@ async def test_failures_open_the_breaker_and_a_knock_closes_it_soon_after_the_ba
         reasons = [reason(await p.call.predict()) for _ in range(8)]
         assert reasons == [Fallback.ERROR] * 5 + [Fallback.BREAKER_OPEN] * 3
         p.model.behaviour = lambda row: row[0] / 10
+        shown = {sample.name: sample.value for metric in p.router.registry.collect() for sample in metric.samples}
+        assert (shown["turnout_breaker_open"], shown["turnout_breaker_opened_total"]) == (1.0, 1.0)
         async with asyncio.timeout(10):
             while reason(await p.call.predict()) is not Fallback.NONE:
                 await asyncio.sleep(0.01)

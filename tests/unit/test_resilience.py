@@ -114,16 +114,15 @@ def test_what_is_given_back_can_be_taken_again() -> None:
 
 
 def test_an_alert_stands_until_something_else_is_said() -> None:
-    """By variant, or for all of a family."""
+    """On the variants that were named last."""
     alerts = StandingAlerts()
     assert not alerts.stands("dispatch", "xgboost")
     alerts.replace([("dispatch", "xgboost")])
     assert alerts.stands("dispatch", "xgboost")
     assert not alerts.stands("dispatch", "forest")
-    alerts.replace([("dispatch", "")])
+    alerts.replace([("dispatch", "forest")])
     assert alerts.stands("dispatch", "forest")
-    alerts.replace([])
-    assert not alerts.stands("dispatch", "forest")
+    assert not alerts.stands("dispatch", "xgboost")
 
 
 @pytest.mark.parametrize(
