@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 # "metadata" as a word, however it is used; then the three forms that name the entry they look at. Whatever is written
@@ -24,11 +24,12 @@ class Attributes:
 
     names: frozenset[str]
     every: bool
+    wanted: bool = field(init=False)
+    """Whether any entry is looked at."""
 
-    @property
-    def wanted(self) -> bool:
-        """Whether any entry is looked at."""
-        return self.every or bool(self.names)
+    def __post_init__(self) -> None:
+        """Works out what is asked for every call."""
+        object.__setattr__(self, "wanted", self.every or bool(self.names))
 
     def of(self, given: Mapping[str, str]) -> dict[str, str]:
         """Gives the entries that are looked at."""
