@@ -82,12 +82,13 @@ class GroupCommit:
         while True:
             self._dirty.wait()
             self._hurry.wait(COMMIT_SECONDS)
-            if self._stopping:
-                return
-            # In this order: what is written from here on marks the journal again.
+            # In this order: what is written from here on marks the journal again, and an end that is asked for between
+            # two of these lines is seen by the last one or by the next wait.
             self._hurry.clear()
             self._dirty.clear()
             self._marked = False
+            if self._stopping:
+                return
             waiting = len(self._waiters)
             error = self._synchronise()
             if waiting or error or self._urgent():
