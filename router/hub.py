@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final
 
 import grpc
 
+from router.accounts import JournalStatus
 from router.shipping import Refused
 from turnout.v1 import ledger_pb2
 
@@ -28,8 +29,17 @@ _FIND_SECONDS: Final = 1.0
 class HubLedger:
     """The LedgerService of the hub."""
 
-    def __init__(self, channel: grpc.aio.Channel, *, router: str, token: str | None) -> None:
+    def __init__(
+        self,
+        channel: grpc.aio.Channel,
+        *,
+        router: str,
+        token: str | None,
+        journal: Callable[[], JournalStatus] | None = None,
+    ) -> None:
+        """Binds the calls; `journal` gives the numbers that travel with every batch."""
         self._router = router
+        self._journal = journal
         self._metadata = (("authorization", f"Bearer {token}"),) if token else ()
         self._append = channel.unary_unary(
             f"{_SERVICE}/AppendRecords",
@@ -50,6 +60,11 @@ class HubLedger:
             ConnectionError: the ledger did not confirm them; it is away, busy, or wants another credential.
         """
         request = ledger_pb2.AppendRecordsRequest(records=records, router=self._router)
+        if self._journal is not None:
+            now = self._journal()
+            request.journal.started, request.journal.stored = now.started, now.stored
+            request.journal.pending, request.journal.set_aside = now.pending, now.set_aside
+            request.journal.missing, request.journal.held = now.missing, now.held
         try:
             reply: ledger_pb2.AppendRecordsResponse = await self._append(
                 request, timeout=_SHIP_SECONDS, metadata=self._metadata

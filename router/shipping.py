@@ -28,6 +28,8 @@ CHUNK_BYTES: Final = 2 * MAX_FRAME
 IDLE_SECONDS: Final = 0.2
 LONGEST_PAUSE_SECONDS: Final = 5.0
 KEEP_SEGMENTS: Final = 2
+REPORT_SECONDS: Final = 10.0
+"""How often the journal's numbers reach the ledger when no records do."""
 SECOND_CHANCES: Final = 2
 """How often a record is offered again that the ledger failed on without blaming its content."""
 MAX_SUSPECTS: Final = 16
@@ -64,15 +66,17 @@ class Shipper:
         self._journal = journal
         self._accounts = journal.accounts
         self._ship = ship
+        self._shipped_at = 0.0
         self.behind = False
         """Whether the last attempt failed."""
 
     async def run(self) -> None:
-        """Ships until cancelled; backs off while the ledger is away."""
+        """Ships until cancelled; backs off while the ledger is away, and reports when there is nothing to ship."""
         pause = IDLE_SECONDS
         while True:
             try:
                 moved = await self.step()
+                await self._report()
                 self.behind, pause = False, IDLE_SECONDS
             except ConnectionError as error:
                 if not self.behind:
@@ -84,6 +88,13 @@ class Shipper:
                 moved, pause = False, LONGEST_PAUSE_SECONDS
             if not moved:
                 await asyncio.sleep(pause)
+
+    async def _report(self) -> None:
+        now = asyncio.get_running_loop().time()
+        if now - self._shipped_at >= REPORT_SECONDS:
+            self._shipped_at = now
+            with contextlib.suppress(Refused):
+                await self._ship([])
 
     async def step(self) -> bool:
         """Ships one batch; tells whether there was anything to ship.
@@ -131,6 +142,7 @@ class Shipper:
         # Records that were shipped from memory, or written twice after a failed synchronisation, were counted.
         records = [(number, payload) for number, payload in batch.records if number >= known]
         refused = await self._offer([payload for _, payload in records]) if records else 0
+        self._shipped_at = asyncio.get_running_loop().time()
         for content in batch.damaged:
             self._journal.rejects.add(content, "damaged on disk")
         now = self._accounts.now

@@ -245,25 +245,75 @@ class AppendRecordsRequest(_message.Message):
 
     RECORDS_FIELD_NUMBER: _builtins.int
     ROUTER_FIELD_NUMBER: _builtins.int
+    JOURNAL_FIELD_NUMBER: _builtins.int
     router: _builtins.str
     """Name of the router that ships them."""
     @_builtins.property
     def records(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]:
         """Serialized JournalRecords, at most 5 000: a damaged one is set aside without blocking the rest."""
 
+    @_builtins.property
+    def journal(self) -> Global___JournalStatus:
+        """The router's journal as it was before this batch, whose records are pending in it. Without records the request
+        only reports this; routers do so every 10 s.
+        """
+
     def __init__(
         self,
         *,
         records: _abc.Iterable[_builtins.bytes] | None = ...,
         router: _builtins.str = ...,
+        journal: Global___JournalStatus | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["journal", b"journal"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["records", b"records", "router", b"router"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["journal", b"journal", "records", b"records", "router", b"router"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___AppendRecordsRequest: _TypeAlias = AppendRecordsRequest  # noqa: Y015
+
+@_typing.final
+class JournalStatus(_message.Message):
+    """What became of the records of a router's journal: started = stored + pending + set_aside, always."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STARTED_FIELD_NUMBER: _builtins.int
+    STORED_FIELD_NUMBER: _builtins.int
+    PENDING_FIELD_NUMBER: _builtins.int
+    SET_ASIDE_FIELD_NUMBER: _builtins.int
+    MISSING_FIELD_NUMBER: _builtins.int
+    HELD_FIELD_NUMBER: _builtins.int
+    started: _builtins.int
+    """Records begun since the journal was made."""
+    stored: _builtins.int
+    """Records that the ledger confirmed."""
+    pending: _builtins.int
+    """Records on their way: on the router's disk, or in its memory while the disk refuses."""
+    set_aside: _builtins.int
+    """Records put aside with a reason, by the router or by the ledger."""
+    missing: _builtins.int
+    """Records of those set aside whose content is lost: damaged, or neither disk nor memory had room."""
+    held: _builtins.int
+    """Records of those pending that are in memory only."""
+    def __init__(
+        self,
+        *,
+        started: _builtins.int = ...,
+        stored: _builtins.int = ...,
+        pending: _builtins.int = ...,
+        set_aside: _builtins.int = ...,
+        missing: _builtins.int = ...,
+        held: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["held", b"held", "missing", b"missing", "pending", b"pending", "set_aside", b"set_aside", "started", b"started", "stored", b"stored"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___JournalStatus: _TypeAlias = JournalStatus  # noqa: Y015
 
 @_typing.final
 class AppendRecordsResponse(_message.Message):
