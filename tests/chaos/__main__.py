@@ -25,7 +25,7 @@ def options_of(calls: int, seed: int, *, long: bool) -> Options:
     """Gives the sizes of a run: with 20 000 calls or more the counts that the promises name."""
     options = Options(seed=seed, calls=calls)
     if long or calls >= LONG_CALLS:
-        return replace(options, rate=600.0, kills=1000, swaps=1000, cuts=10_000, messages=1_000_000)
+        return replace(options, kills=1000, swaps=1000, cuts=10_000, messages=1_000_000)
     return options
 
 
