@@ -133,6 +133,8 @@ class Family:
     variants: tuple[Variant, ...]
     engineered: tuple[Engineered, ...] = ()
     levels: tuple[Level, ...] = ()
+    critical: bool = False
+    """Whether somebody in need waits for its answers: a new turnout.yaml then has them answered whatever the load."""
     confidence: Callable[[float], float]
     confidence_means: str
     read_records: Callable[[Path, Progress], Iterator[Record]] | None = None

@@ -61,6 +61,7 @@ FAMILY: Final = Family(
     rules_version=VERSION,
     variants=_VARIANTS,
     engineered=ENGINEERED,
+    critical=True,
     levels=(Level("low", 0.0), Level("medium", 0.5), Level("high", 0.8)),
     confidence=_confidence,
     confidence_means="Calibrated probability that the predicted label (success from 0.5 on) is right: max(p, 1 - p).",

@@ -11,6 +11,7 @@ from typing import Any, Final
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
+from bentos.family import load
 from services.runtime.config import Config, ConfigError, parse_config
 from services.runtime.errors import AlreadyExists, FailedPrecondition
 from services.runtime.followed_file import fingerprint, folder_locked, replace_file
@@ -48,7 +49,10 @@ def first_file(
         if process in grpc:
             lines += [f"{process}:", f"  grpc: {_quoted(grpc[process])}", f"  metrics: {_quoted(metrics[process])}"]
             lines += [f"  http: {_quoted(http)}"] if process == "hub" and http else []
-    lines += ["families:", f"  {family}:", "    deadline_ms: 500", "    variants:"]
+    lines += ["families:", f"  {family}:", "    deadline_ms: 500"]
+    if load(family).critical:
+        lines += ["    # Answered whatever the load; calls of other families are refused then.", "    critical: true"]
+    lines += ["    variants:"]
     for variant, tag in tags.items():
         lines += [f"      {variant}:", f"        bento: {_quoted(tag)}"]
     share = round((100.0 - RULES_WEIGHT) / len(tags), 2)

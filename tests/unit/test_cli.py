@@ -169,6 +169,7 @@ def test_the_first_file_is_valid_and_splits_everything() -> None:
     assert set(experiment.arms) == {"rules", *TAGS}
     assert sum(arm.weight for arm in experiment.arms.values()) == pytest.approx(100.0)
     assert {name: variant.bento for name, variant in config.families["dispatch"].variants.items()} == TAGS
+    assert config.families["dispatch"].critical
 
 
 def test_the_first_file_never_replaces_another(tmp_path: Path) -> None:
