@@ -91,6 +91,10 @@ class Applier:
         """Database that `version` counts in; empty while it is none of the hub's sets."""
         return self._set.origin if self._set is not None else ""
 
+    def ready(self) -> frozenset[tuple[str, str]]:
+        """Gives the families and variants that could answer now."""
+        return self._decider.table.ready()
+
     async def apply_config(self, config: Config) -> None:
         """Applies a changed file.
 

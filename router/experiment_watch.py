@@ -37,6 +37,9 @@ class Applies(Protocol):
     def origin(self) -> str:
         """Database that the version counts in; empty for none of the hub's."""
 
+    def ready(self) -> frozenset[tuple[str, str]]:
+        """Gives the families and variants that could answer now."""
+
     async def apply_set(self, message: experiment_pb2.ExperimentSet, *, patience_seconds: float = 0.0) -> str:
         """Applies a set; gives "" or why it was refused."""
 
@@ -122,7 +125,12 @@ class ExperimentWatch:
         try:
             hello = experiment_pb2.WatchHello(router=self._router, applied_version=self._applier.version)
             await asyncio.wait_for(call.write(experiment_pb2.WatchRequest(hello=hello)), self._silence_seconds)
+            told: frozenset[tuple[str, str]] | None = None
             while True:
+                # With each word of the hub, a heartbeat at least: it refuses arms that nobody could answer for.
+                if (ready := self._applier.ready()) != told:
+                    await self._tell_ready(call, ready)
+                    told = ready
                 response = await asyncio.wait_for(call.read(), self._silence_seconds)
                 if response is grpc.aio.EOF:
                     return
@@ -161,6 +169,11 @@ class ExperimentWatch:
         if known or not await self._applier.apply_set(refused):
             self._refused = None
             await self._answer(call, nonce, "")
+
+    async def _tell_ready(self, call: Any, ready: frozenset[tuple[str, str]]) -> None:
+        variants = [experiment_pb2.ReadyVariant(family=family, variant=variant) for family, variant in sorted(ready)]
+        readiness = experiment_pb2.WatchReadiness(ready=variants)
+        await asyncio.wait_for(call.write(experiment_pb2.WatchRequest(readiness=readiness)), self._silence_seconds)
 
     async def _answer(self, call: Any, nonce: int, refusal: str) -> None:
         answer = experiment_pb2.WatchAcknowledgement(

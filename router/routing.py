@@ -50,6 +50,15 @@ class RoutingTable:
         """Whether any family's policy asks what alerts stand."""
         return any(route.policy.critical_alert == "rules" for route in self.routes.values())
 
+    def ready(self) -> frozenset[tuple[str, str]]:
+        """Gives the families and variants that could answer now, or would be started by the first call."""
+        return frozenset(
+            (family, variant)
+            for family, route in self.routes.items()
+            for variant, pool in route.pools.items()
+            if pool.starts_when_called or pool.pick() is not None
+        )
+
     def route(self, family: str) -> Route:
         """Gives a family's route.
 

@@ -101,6 +101,11 @@ class Pool:
             self._ending.add(ending)
             ending.add_done_callback(self._ending.discard)
 
+    @property
+    def starts_when_called(self) -> bool:
+        """Whether the variant scales to zero: that no link is open says nothing about it."""
+        return self._absent is Fallback.COLD_START
+
     def pick(self) -> Link | None:
         """Gives the open link with the fewest calls under way, whatever its guard says; None when no link is open."""
         best = None

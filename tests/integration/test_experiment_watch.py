@@ -358,6 +358,10 @@ class Taken:
 
     version: int = 0
     configurations: int = 0
+    origin: str = ""
+
+    def ready(self) -> frozenset[tuple[str, str]]:
+        return frozenset()
 
     async def apply_set(self, message: experiment_pb2.ExperimentSet, *, patience_seconds: float = 0.0) -> str:  # noqa: ARG002 - the interface's
         self.version = message.version
