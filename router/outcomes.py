@@ -71,6 +71,7 @@ class Outcomes:
                 value=request.value,
                 occurred_at_unix_us=request.occurred_at_unix_us or now_us,
                 recorded_at_unix_us=now_us,
+                cost=request.cost if request.HasField("cost") else None,
             )
             records.append(ledger_pb2.JournalRecord(outcome=outcome).SerializeToString())
             results.append(prediction_pb2.RecordOutcomeResponse(durability=prediction_pb2.DURABILITY_PENDING))
@@ -100,6 +101,8 @@ class Outcomes:
         # NaN fails this comparison as well.
         if not abs(request.value) <= LARGEST_VALUE:
             raise InvalidArgument("value", f"value must be a finite number of at most {LARGEST_VALUE:g}")
+        if not abs(request.cost) <= LARGEST_VALUE:
+            raise InvalidArgument("cost", f"cost must be a finite number of at most {LARGEST_VALUE:g}")
         if not 0 <= request.occurred_at_unix_us <= now_us + _FUTURE_US:
             message = "occurred_at_unix_us must not be before 1970 and not over 5 minutes ahead"
             raise InvalidArgument("occurred_at_unix_us", message)

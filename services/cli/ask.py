@@ -66,6 +66,7 @@ def outcome(
     decision_id: Annotated[str, typer.Argument(help="The decision's id.")],
     value: Annotated[float, typer.Argument(help="What really happened: 0 or 1, or the number.")],
     *,
+    cost: Annotated[float | None, typer.Option("--cost", help="What it cost, in the family's unit of costs.")] = None,
     token: TokenOption = None,
     address: AddressOption = None,
     config: ConfigOption = DEFAULT_CONFIG,
@@ -76,7 +77,7 @@ def outcome(
     async def tell(client: TurnoutClient) -> str:
         from services.client import Outcome
 
-        (result,) = await client.record_outcomes([Outcome(decision_id, value)], timeout=_OUTCOME_SECONDS)
+        (result,) = await client.record_outcomes([Outcome(decision_id, value, cost=cost)], timeout=_OUTCOME_SECONDS)
         if isinstance(result, TurnoutError):
             raise result
         return result.name.lower()

@@ -199,6 +199,7 @@ class TurnoutClient:
         value: float,
         occurred_at: datetime | None = None,
         *,
+        cost: float | None = None,
         timeout: float = OUTCOME_TIMEOUT,  # noqa: ASYNC109 - bounds all attempts together
     ) -> None:
         """Reports what really happened, again and again within `timeout` seconds where that can help.
@@ -209,7 +210,7 @@ class TurnoutClient:
         Raises:
             TurnoutError: the error that stood last; NotFound for a decision that nobody made.
         """
-        result = (await self.record_outcomes([Outcome(decision_id, value, occurred_at)], timeout=timeout))[0]
+        result = (await self.record_outcomes([Outcome(decision_id, value, occurred_at, cost)], timeout=timeout))[0]
         if isinstance(result, TurnoutError):
             raise result
 
@@ -232,13 +233,15 @@ class TurnoutClient:
             results += await recorder.record(messages[start : start + MAX_OUTCOMES], until)
         return results
 
-    def report_outcome(self, decision_id: str, value: float, occurred_at: datetime | None = None) -> bool:
+    def report_outcome(
+        self, decision_id: str, value: float, occurred_at: datetime | None = None, *, cost: float | None = None
+    ) -> bool:
         """Hands an outcome to the background sender; False when its queue is full and the outcome was dropped.
 
         Raises:
             InvalidArgument: the id or the time is not valid.
         """
-        return self._parts().reporter.report(Outcome(decision_id, value, occurred_at))
+        return self._parts().reporter.report(Outcome(decision_id, value, occurred_at, cost))
 
     async def flush(self, timeout: float) -> bool:  # noqa: ASYNC109 - a bound, not an error
         """Waits until no reported outcome is pending; False when `timeout` seconds were too short."""

@@ -38,11 +38,13 @@ Ask = Callable[[str, bytes, float], Awaitable[bytes | Failure]]
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """The target of one decision as it turned out; `occurred_at` carries its time zone, None means now."""
+    """The target of one decision as it turned out, and what it cost; `occurred_at` carries its zone, None means now."""
 
     decision_id: str
     value: float
     occurred_at: datetime | None = None
+    cost: float | None = None
+    """In the family's unit of costs."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -115,7 +117,9 @@ class Recorder:
         else:
             microseconds = (at - _EPOCH) // _MICROSECOND
         value = float(outcome.value)
-        return RecordOutcomeRequest(decision_id=outcome.decision_id, value=value, occurred_at_unix_us=microseconds)
+        return RecordOutcomeRequest(
+            decision_id=outcome.decision_id, value=value, occurred_at_unix_us=microseconds, cost=outcome.cost
+        )
 
     async def record(self, outcomes: Sequence[RecordOutcomeRequest], until: float) -> list[OutcomeResult]:
         """Delivers outcomes, at most `MAX_OUTCOMES`, again and again until the loop's time `until`.

@@ -323,8 +323,10 @@ async def test_an_unknown_method_is_unimplemented(p: Platform) -> None:
     await still_answers(p)
 
 
-def outcome(decision_id: str = "made", value: float = 1.0, at: int = 0) -> pb.RecordOutcomeRequest:
-    return pb.RecordOutcomeRequest(decision_id=decision_id, value=value, occurred_at_unix_us=at)
+def outcome(
+    decision_id: str = "made", value: float = 1.0, at: int = 0, cost: float | None = None
+) -> pb.RecordOutcomeRequest:
+    return pb.RecordOutcomeRequest(decision_id=decision_id, value=value, occurred_at_unix_us=at, cost=cost)
 
 
 async def test_wrong_outcomes_are_refused_one_by_one(p: Platform) -> None:
@@ -335,6 +337,7 @@ async def test_wrong_outcomes_are_refused_one_by_one(p: Platform) -> None:
         "value": [outcome(value=v) for v in (math.nan, math.inf, -math.inf, 0.5, 2, -1)],
         "occurred_at_unix_us": [outcome(at=at) for at in (ahead, 2**63 - 1, -1, -(2**63))],
         "decision_id": [outcome(i) for i in ("", "a b", "x" * 129)],
+        "cost": [outcome(cost=c) for c in (math.nan, math.inf, -1e151)],
     }
     for field, requests in wrong.items():
         for request in requests:
@@ -347,7 +350,7 @@ async def test_wrong_outcomes_are_refused_one_by_one(p: Platform) -> None:
         listed = pb.RecordOutcomesRequest(outcomes=[outcome()] * count)
         code, field, _ = await refusal(p.call("RecordOutcomes", listed))
         assert (code, field) == (Code.INVALID_ARGUMENT, "outcomes")
-    assert [r.outcome.value for r in p.records() if r.HasField("outcome")] == [1.0] * 3
+    assert [r.outcome.value for r in p.records() if r.HasField("outcome")] == [1.0] * len(wrong)
     await still_answers(p, "made")
 
 

@@ -71,6 +71,17 @@ async def test_what_may_pass_is_tried_again(error: TurnoutError) -> None:
     assert [o.decision_id for o in router.outcomes] == ["d-1", "d-late", "d-late", "d-late", "d-late"]
 
 
+async def test_a_cost_travels_with_its_outcome() -> None:
+    """Also through the background sender; nothing is made up where nobody said."""
+    router = FakeRouter()
+    async with routing(router) as server, TurnoutClient(server.address, settings=OPTIONS) as client:
+        await client.record_outcome("d-1", 1.0, cost=12.5)
+        assert client.report_outcome("d-2", 1.0, cost=0.0)
+        assert client.report_outcome("d-3", 1.0)
+        assert await client.flush(5.0)
+    assert [o.cost if o.HasField("cost") else None for o in router.outcomes] == [12.5, 0.0, None]
+
+
 async def test_what_cannot_pass_is_raised() -> None:
     """A wrong value is refused at once; a decision that stays unknown is refused after the grace."""
     router = FakeRouter()

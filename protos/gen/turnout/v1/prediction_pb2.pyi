@@ -1049,24 +1049,30 @@ class RecordOutcomeRequest(_message.Message):
     DECISION_ID_FIELD_NUMBER: _builtins.int
     VALUE_FIELD_NUMBER: _builtins.int
     OCCURRED_AT_UNIX_US_FIELD_NUMBER: _builtins.int
+    COST_FIELD_NUMBER: _builtins.int
     decision_id: _builtins.str
     """The decision's id."""
     value: _builtins.float
     """The target as it turned out: 0 or 1 for a binary target, else a finite number in the target's unit."""
     occurred_at_unix_us: _builtins.int
     """When it happened, in microseconds since 1970-01-01T00:00Z; 0 means now. Not more than 5 minutes ahead."""
+    cost: _builtins.float
+    """What it cost, in the family's unit of costs, at most 1e150 in magnitude; absent when nobody can say."""
     def __init__(
         self,
         *,
         decision_id: _builtins.str = ...,
         value: _builtins.float = ...,
         occurred_at_unix_us: _builtins.int = ...,
+        cost: _builtins.float | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_cost", b"_cost", "cost", b"cost"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["decision_id", b"decision_id", "occurred_at_unix_us", b"occurred_at_unix_us", "value", b"value"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_cost", b"_cost", "cost", b"cost", "decision_id", b"decision_id", "occurred_at_unix_us", b"occurred_at_unix_us", "value", b"value"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__cost: _TypeAlias = _typing.Literal["cost"]  # noqa: Y015
+    _WhichOneofArgType__cost: _TypeAlias = _typing.Literal["_cost", b"_cost"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__cost) -> _WhichOneofReturnType__cost | None: ...
 
 Global___RecordOutcomeRequest: _TypeAlias = RecordOutcomeRequest  # noqa: Y015
 
