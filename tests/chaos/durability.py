@@ -83,7 +83,7 @@ async def _staged_on(disk: Path, seed: int, *, journal_only: bool) -> AsyncItera
 
 
 async def _traffic_on_full_disk(stage: Stage, disk: Path, options: Options, name: str, result: Result) -> None:
-    traffic, watch = Traffic(name), Watch(stage.echo.addresses["grpc"])
+    traffic, watch = Traffic(name), Watch(stage.echo.addresses["grpc"], stage.router_pids)
     durable: dict[str, int] = {}
     hog = disk / "hog"
 
@@ -128,7 +128,7 @@ async def _locked_database(options: Options) -> Result:
     result = Result()
     async with staged(options.seed) as stage:
         await settled(stage)
-        traffic, watch = Traffic("locked"), Watch(stage.echo.addresses["grpc"])
+        traffic, watch = Traffic("locked"), Watch(stage.echo.addresses["grpc"], stage.router_pids)
         locks: list[sqlite3.Connection] = []
 
         async def lock() -> None:
@@ -155,7 +155,7 @@ async def _poison(options: Options) -> Result:
     result, poison = Result(), 7
     async with staged(options.seed) as stage:
         await settled(stage)
-        traffic, watch = Traffic("poison"), Watch(stage.echo.addresses["grpc"])
+        traffic, watch = Traffic("poison"), Watch(stage.echo.addresses["grpc"], stage.router_pids)
         try:
             async with watch.watching():
                 await traffic.run(stage.addresses, options.calls // 2, options.rate)
@@ -183,7 +183,7 @@ async def _damaged_journal(options: Options) -> Result:
     result = Result()
     async with staged(options.seed) as stage:
         await settled(stage)
-        traffic, watch = Traffic("damage"), Watch(stage.echo.addresses["grpc"])
+        traffic, watch = Traffic("damage"), Watch(stage.echo.addresses["grpc"], stage.router_pids)
         try:
             await stage.hub.kill()
             async with watch.watching():
@@ -232,7 +232,7 @@ async def _clock_steps(options: Options) -> Result:
         try:
             await stage.router.start()
             await settled(stage)
-            traffic, watch = Traffic("clock"), Watch(stage.echo.addresses["grpc"])
+            traffic, watch = Traffic("clock"), Watch(stage.echo.addresses["grpc"], stage.router_pids)
 
             def step(seconds: int) -> object:
                 async def to() -> None:

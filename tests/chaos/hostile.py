@@ -49,7 +49,7 @@ async def _besieged(options: Options, name: str, attack: Attack, *, in_time: boo
         await settled(stage)
         router = psutil.Process(stage.router.pid)
         before = router.memory_info().rss
-        traffic, watch, over = Traffic(name), Watch(stage.echo.addresses["grpc"]), asyncio.Event()
+        traffic, watch, over = Traffic(name), Watch(stage.echo.addresses["grpc"], stage.router_pids), asyncio.Event()
 
         async def flow() -> None:
             while not over.is_set():

@@ -26,7 +26,7 @@ async def _under_load(
     result = Result()
     async with staged(options.seed, routers=routers) as stage:
         await settled(stage)
-        traffic, watch = Traffic(name), Watch(stage.echo.addresses["grpc"])
+        traffic, watch = Traffic(name), Watch(stage.echo.addresses["grpc"], stage.router_pids)
         over = asyncio.Event()
 
         async def flow() -> None:
@@ -122,7 +122,7 @@ async def _router_alone(options: Options) -> Result:
             await stage.router.kill()
             alone = router_process(stage.config_path, stage.root, "router-1")
             stage.routers[0] = alone
-            traffic, watch = Traffic("alone"), Watch(stage.echo.addresses["grpc"])
+            traffic, watch = Traffic("alone"), Watch(stage.echo.addresses["grpc"], stage.router_pids)
             try:
                 await alone.start()
                 async with watch.watching():

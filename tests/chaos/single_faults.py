@@ -34,7 +34,7 @@ async def under_fault(
     result = Result()
     async with staged(options.seed, double=double) as stage:
         await settled(stage)
-        traffic, watch, healed = Traffic(name), Watch(stage.echo.addresses["grpc"]), [0.0]
+        traffic, watch, healed = Traffic(name), Watch(stage.echo.addresses["grpc"], stage.router_pids), [0.0]
         broke = [0.0]
 
         async def break_it() -> None:
@@ -52,7 +52,8 @@ async def under_fault(
                 if back:
                     await _until_back(stage, traffic, healed[0], result, options.rate)
             result.take(traffic, watch)
-            if traffic.shut:
+            # Where no link was open, no breaker had anything to do at first.
+            if traffic.shut and not traffic.fallbacks["UNAVAILABLE"]:
                 seconds = traffic.shut[0] - broke[0]
                 result.notes.append(f"breaker open after {seconds:.2f} s")
                 if seconds - watch.stalled(broke[0], traffic.shut[0]) > OPEN_SECONDS:

@@ -56,6 +56,10 @@ class Stage:
         """Where the ledger is asked."""
         return str(self.config["hub"]["grpc"])
 
+    def router_pids(self) -> list[int]:
+        """Ids of the routers that run."""
+        return [router.pid for router in self.routers if router.running]
+
     def addresses(self) -> list[str]:
         """The routers' addresses."""
         return [router.addresses["grpc"] for router in self.routers]

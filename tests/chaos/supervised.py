@@ -73,7 +73,7 @@ async def _supervised(options: Options, name: str, *, kill: bool) -> Result:
     result = Result()
     async with staged(options.seed) as stage:
         up = await _up(stage)
-        traffic, watch, over = Traffic(name), Watch(stage.echo.addresses["grpc"]), asyncio.Event()
+        traffic, watch, over = Traffic(name), Watch(stage.echo.addresses["grpc"], stage.router_pids), asyncio.Event()
 
         async def flow() -> None:
             while not over.is_set():

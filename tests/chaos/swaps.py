@@ -35,7 +35,7 @@ def _second(stage: Stage, seed: int) -> Process:
 
 
 async def _under_load(stage: Stage, options: Options, result: Result) -> None:
-    traffic, watch, over = Traffic("swaps"), Watch(stage.echo.addresses["grpc"]), asyncio.Event()
+    traffic, watch, over = Traffic("swaps"), Watch(stage.echo.addresses["grpc"], stage.router_pids), asyncio.Event()
 
     async def flow() -> None:
         while not over.is_set():

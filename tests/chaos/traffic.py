@@ -11,6 +11,7 @@ import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -24,6 +25,8 @@ RETRY_SECONDS = 0.1
 RETRY_FOR_SECONDS = 300.0
 MOST_UNDER_WAY = 512
 STALL_SECONDS = 0.02
+WAIT_SECONDS = 0.005
+BEFORE_SECONDS = 1.0
 NUMBERS = {
     "severity": 4.0,
     "distance_km": 2.5,
@@ -44,11 +47,14 @@ class Watch:
     """Notices when this machine does not run what it should.
 
     A thread wants to wake every 2 ms, the driver's loop every 5 ms, and an echo server beside the platform wants to
-    answer every 20 ms; what goes over 20 ms is a stall. A call is late by the machine when the stalls during it make up
-    for all that it was late; every other late call is the platform's.
+    answer every 20 ms; what goes over 20 ms is a stall. So is the time for which the kernel let the routers' main
+    threads wait for a processor (schedstat), from 5 ms in 20. A call is late by the machine when the stalls during it,
+    or in the second before it, from which work may have been left over, make up for all that it was late; every other
+    late call is the platform's.
     """
 
-    def __init__(self, echo: str | None = None) -> None:
+    def __init__(self, echo: str | None = None, routers: Callable[[], Sequence[int]] = tuple) -> None:
+        self._routers = routers
         self._stalls: list[tuple[float, float]] = []
         self._echo = echo
         self._stopping = threading.Event()
@@ -59,6 +65,7 @@ class Watch:
         thread = threading.Thread(target=self._thread, daemon=True)
         thread.start()
         tasks = [asyncio.create_task(self._beat())]
+        tasks.append(asyncio.create_task(self._look_at_routers()))
         if self._echo is not None:
             tasks.append(asyncio.create_task(self._ask(self._echo)))
         try:
@@ -80,7 +87,7 @@ class Watch:
 
     def explains(self, begin: float, end: float) -> bool:
         """Tells whether stalls make up for all that a call was late."""
-        return self.stalled(begin, end) >= end - begin - DEADLINE_SECONDS - GRACE_SECONDS
+        return self.stalled(begin - BEFORE_SECONDS, end) >= end - begin - DEADLINE_SECONDS - GRACE_SECONDS
 
     def _note(self, since: float, wanted: float) -> None:
         now = time.monotonic()
@@ -99,6 +106,18 @@ class Watch:
             await asyncio.sleep(0.005)
             self._note(asleep, 0.005)
 
+    async def _look_at_routers(self) -> None:
+        known: dict[int, float] = {}
+        while True:
+            for pid in self._routers():
+                waited = _waited_seconds(pid)
+                for_this = waited - known.get(pid, waited)
+                known[pid] = waited
+                if for_this > WAIT_SECONDS:
+                    now = time.monotonic()
+                    self._stalls.append((now - for_this, now))
+            await asyncio.sleep(0.02)
+
     async def _ask(self, address: str) -> None:
         async with grpc.aio.insecure_channel(address) as channel:
             call: Any = channel.unary_unary("/bench.Echo/Echo")
@@ -108,6 +127,14 @@ class Watch:
                     await call(b"", timeout=5, wait_for_ready=True)
                 self._note(asked, 0.0)
                 await asyncio.sleep(0.02)
+
+
+def _waited_seconds(pid: int) -> float:
+    """Gives for how long a process's main thread was ready to run and did not (proc(5), schedstat)."""
+    try:
+        return int(Path(f"/proc/{pid}/task/{pid}/schedstat").read_text().split()[1]) / 1e9
+    except (OSError, IndexError, ValueError):
+        return 0.0
 
 
 @dataclass
