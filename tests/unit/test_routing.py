@@ -106,7 +106,9 @@ EXPERIMENTS = {
     for one in (
         experiment("urgent", "weighted", when='numbers["severity"] > 4.0', priority=3),
         experiment("beta", "random", when='metadata["channel"] == "beta"', priority=2),
-        experiment("sliced", "weighted", layer={"layer": "ui", "start": 0, "end": 5000}, hold_out_percent=20),
+        experiment(
+            "sliced", "weighted", priority=1, layer={"layer": "ui", "start": 0, "end": 5000}, hold_out_percent=20
+        ),
         experiment("rest"),
     )
 }
