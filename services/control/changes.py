@@ -100,7 +100,7 @@ def _ramp(ramp: Ramp | None) -> str:
     if ramp is None:
         return "none"
     steps = "; ".join(
-        f"+{step.after_seconds} s {', '.join(f'{arm}={weight:g}' for arm, weight in step.weights.items())}"
+        f"+{step.after_seconds} s {', '.join(f'{arm}={weight:g}' for arm, weight in sorted(step.weights.items()))}"
         for step in ramp.steps
     )
     return f"from {ramp.starts_at_unix_s}: {steps}"
