@@ -112,7 +112,7 @@ async def hub_serving(hub: Hub, address: str) -> AsyncIterator[Server]:
 
 
 @contextlib.asynccontextmanager
-async def watched(**changes: object) -> AsyncIterator[tuple[Platform, Hub]]:
+async def watched(**changes: Any) -> AsyncIterator[tuple[Platform, Hub]]:
     """A router and the hub that it watches."""
     async with platform(**changes) as p:
         hub = Hub()
@@ -126,8 +126,9 @@ async def test_set_is_applied_acknowledged_and_decides() -> None:
     async with watched() as (p, hub):
         assert (hub.hellos[0].router, hub.hellos[0].applied_version) == ("r1", 0)
         for version in (3, 4):
-            weights = {"rules": 100.0 * (version % 2), "model": 100.0 * (version % 2 == 0)}
-            answer = await hub.said(a_set(version, one(**experiment(**weights) | {"revision": version})))
+            split = experiment(rules=100.0 * (version % 2), model=100.0 * (version % 2 == 0), revision=version)
+            fields: dict[str, Any] = dict(split)
+            answer = await hub.said(a_set(version, one(**fields)))
             assert (answer.applied_version, answer.refusal) == (version, "")
             said = await p.call.predict(unit_id="u")
             assert (said.assignment.revision, said.served_variant) == (version, "rules" if version % 2 else "fake")

@@ -259,7 +259,7 @@ def sets(draw: st.DrawFn) -> FamilyExperiments:
     ]
     members: dict[str, Experiment] = {}
     for number, part in enumerate(draw(st.permutations(slices + [None] * 4))):
-        fields = {
+        fields: dict[str, Any] = {
             "tenant": draw(st.sampled_from(TENANTS)),
             "when": draw(st.sampled_from(CONDITIONS)),
             "priority": draw(st.integers(-2, 2)),

@@ -97,7 +97,11 @@ def test_many_at_once_are_chosen_as_one_by_one(kind: str) -> None:
 
 def question(unit_id: str, **fields: Any) -> experiment_pb2.DecideRequest:
     """A question to `decide`."""
-    ordinary = {"family": "dispatch", "decision_id": f"d-{unit_id}", "at_unix_us": 1_790_000_000_000_000}
+    ordinary: dict[str, Any] = {
+        "family": "dispatch",
+        "decision_id": f"d-{unit_id}",
+        "at_unix_us": 1_790_000_000_000_000,
+    }
     return experiment_pb2.DecideRequest(unit_id=unit_id, **ordinary | fields)
 
 

@@ -376,7 +376,9 @@ def experiments(draw: st.DrawFn) -> Experiment:
     if draw(st.integers(0, 9)) == 0:
         around["winner"] = draw(st.sampled_from(sorted(weights)))
     if "timetable" not in strategy and draw(st.booleans()):
-        steps = [{"after_seconds": 3600 * i, "weights": draw(RAMPED)} for i in range(draw(st.integers(1, 3)))]
+        steps: list[dict[str, Any]] = [
+            {"after_seconds": 3600 * i, "weights": draw(RAMPED)} for i in range(draw(st.integers(1, 3)))
+        ]
         steps = [{**step, "weights": {n: w for n, w in step["weights"].items() if n in weights}} for step in steps]
         around["ramp"] = {"starts_at_unix_s": draw(st.integers(0, 2**32)), "steps": [s for s in steps if s["weights"]]}
         if not around["ramp"]["steps"]:
