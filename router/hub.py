@@ -14,6 +14,8 @@ from turnout.v1 import ledger_pb2
 _SERVICE: Final = "/turnout.v1.LedgerService"
 _OPTIONS: Final = (
     ("grpc.max_send_message_length", 16 << 20),
+    # A whole set of experiments, which the hub keeps under 8 MiB.
+    ("grpc.max_receive_message_length", 16 << 20),
     ("grpc.keepalive_time_ms", 10_000),
     ("grpc.keepalive_timeout_ms", 1_000),
     ("grpc.max_reconnect_backoff_ms", 1_000),
