@@ -19,7 +19,7 @@ from services.runtime.followed_file import fingerprint, folder_locked, replace_f
 RULES_WEIGHT: Final = 10.0
 _HEAD: Final = """\
 # Turnout, everything in one file. It is followed while Turnout runs: save it and the change is applied, or refused
-# with the line at fault. `turnout split` changes experiments in here too.
+# with the line at fault. What `turnout split` changes is not written in here: it stays until you edit that experiment.
 """
 
 
