@@ -1,7 +1,7 @@
 """Shadows: variants that get copies of rows after the caller was answered, and whose answers are only compared.
 
 A copy must never cost a caller anything: on the way to an answer there is one append to a list. All else happens a few
-milliseconds later, a few rows at a time, and what does not fit into a shadow's queue is dropped and counted.
+hundredths of a second later, a few rows at a time, and what does not fit into a shadow's queue is dropped and counted.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from router.strategies.buckets import shadow_bucket
 from router.strategies.hashing import salt_key
 
 _log = structlog.get_logger(__name__)
-PAUSE_SECONDS: Final = 0.005
-"""How long copies wait before anything is done about them: the answers are on their way by then."""
+PAUSE_SECONDS: Final = 0.05
+"""How long copies wait before anything is done about them: the answers are gone by then, and copies share calls."""
 MOST_OFFERED: Final = 4096
 """Rows that may wait for that."""
-MOST_WAITING: Final = 256
+MOST_WAITING: Final = 1024
 """Rows that may wait for one shadow; more are dropped."""
 MOST_ROWS: Final = 32
 """Rows that one call to a shadow carries; a shadow has one call under way."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from router.strategies.assignment import Assignment, Strategy
-from router.strategies.buckets import Purpose, bucket
+from router.strategies.buckets import HOLD_OUT, bucket
 
 MICROSECONDS: Final = 1_000_000
 
@@ -56,7 +56,7 @@ class HeldOut:
         self, *, unit_id: str, decision_id: str, tenant: str, region: str, at_unix_us: int, sequence: int
     ) -> Assignment:
         """Looks at the unit's bucket; see Strategy.assign."""
-        held = bucket(self.key, Purpose.HOLD_OUT, tenant, unit_id, decision_id) < self.buckets
+        held = bucket(self.key, HOLD_OUT, tenant, unit_id, decision_id) < self.buckets
         if held and self.champion is self.agreeing:
             return self.champion
         chosen = self.inner.assign(

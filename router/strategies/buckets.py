@@ -2,26 +2,20 @@
 
 from __future__ import annotations
 
-from enum import Enum
+from typing import Final
 
 from router.strategies.hashing import framed, keyed, utf8
 from services.runtime.experiment import BUCKETS
 
-
-class Purpose(Enum):
-    """What the buckets are for; the first letter of the hashed message, so that one salt serves all of them."""
-
-    LAYER = b"l"
-    HOLD_OUT = b"h"
+LAYER: Final = b"l"
+HOLD_OUT: Final = b"h"
+"""What buckets of units are for: the first letter of the hashed message, so that one salt serves both."""
 
 
-def bucket(key: bytes, purpose: Purpose, tenant: str, unit_id: str, decision_id: str) -> int:
-    """Gives the bucket, 0 to 9 999, of a unit, or of a decision that has none."""
-    if unit_id:
-        message = purpose.value + b"u" + framed(tenant) + utf8(unit_id)
-    else:
-        message = purpose.value + b"d" + framed(tenant) + utf8(decision_id)
-    return keyed(key, message) * BUCKETS >> 64
+def bucket(key: bytes, purpose: bytes, tenant: str, unit_id: str, decision_id: str) -> int:
+    """Gives the bucket, 0 to 9 999, of a unit, or of a decision that has none, for LAYER or HOLD_OUT."""
+    subject = b"u" + framed(tenant) + utf8(unit_id) if unit_id else b"d" + framed(tenant) + utf8(decision_id)
+    return keyed(key, purpose + subject) * BUCKETS >> 64
 
 
 def shadow_bucket(key: bytes, variant: str, decision_id: str) -> int:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from router.strategies.buckets import Purpose, bucket
+from router.strategies.buckets import LAYER, bucket
 from router.strategies.hashing import salt_key
 from services.runtime.experiment import Layer, LayerSlice
 
@@ -29,7 +29,7 @@ class Subject:
         """Gives the subject's bucket, 0 to 9 999, in the layer with that key."""
         found = self._buckets.get(key)
         if found is None:
-            found = bucket(key, Purpose.LAYER, self._tenant, self._unit_id, self._decision_id)
+            found = bucket(key, LAYER, self._tenant, self._unit_id, self._decision_id)
             self._buckets[key] = found
         return found
 

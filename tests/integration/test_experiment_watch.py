@@ -178,6 +178,16 @@ async def test_old_versions_are_ignored_and_known_ones_confirmed() -> None:
         assert (await p.call.predict()).assignment.revision == 7
 
 
+async def test_set_of_another_database_is_taken_whatever_its_version() -> None:
+    """A hub that lost its database counts anew: what it says now is newer than what it said before."""
+    async with watched() as (p, hub):
+        await hub.said(a_set(70, one(revision=70)))
+        other = a_set(3, one(revision=3))
+        other.origin = "another"
+        assert (await hub.said(other)).applied_version == 3
+        assert (await p.call.predict()).assignment.revision == 3
+
+
 async def test_stream_that_ends_is_opened_again_with_the_version() -> None:
     """A hub that restarts learns what each router applies."""
     async with watched() as (_, hub):
