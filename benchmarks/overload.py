@@ -100,7 +100,8 @@ def measure(progress: Callable[[str], None], say: Callable[[str], None]) -> Iter
         for how, most, found in (("stream", capacity, offered), ("unary, heeding nothing", unary, flood)):
             say(
                 f"overload ({how}): capacity {most:.0f}/s; {found['offered_a_second']:.0f}/s "
-                f"offered, {found['answered_a_second']:.0f}/s answered, {found['refused_a_second']:.0f}/s refused "
+                f"offered, {found.get('reached_a_second', found['offered_a_second']):.0f}/s reached the router, "
+                f"{found['answered_a_second']:.0f}/s answered, {found['refused_a_second']:.0f}/s refused "
                 f"(median {found['rejection_p50_ms']:.2f} ms), {found['failed_a_second']:.0f}/s failed"
             )
         yield Figure(NAMES[0], offered["critical_answered_share"], "1", 1.0, Bound.AT_LEAST)

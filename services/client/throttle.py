@@ -1,8 +1,8 @@
 """Refusing calls here when the router refuses most of them, so that it can spend its time on answers.
 
 The adaptive throttling of Google's Site Reliability Engineering book (2016, chapter 21): of the calls of the last
-seconds, the router let so many in; a call goes out with a chance such that the router sees a quarter more than that. As
-soon as it lets all of that in, more go out. Each family is throttled by itself: calls of critical ones are not refused,
+seconds, the router let so many in; a call goes out with a chance such that the router sees 1.6 times that. As soon as it
+lets all of that in, more go out. Each family is throttled by itself: calls of critical ones are not refused,
 so they never are here either.
 """
 
@@ -15,7 +15,7 @@ from typing import Final
 
 from services.runtime.errors import ResourceExhausted
 
-SURPLUS: Final = 1.25
+SURPLUS: Final = 1.6
 OPENING_SURPLUS: Final = 3.0
 """In the place of SURPLUS once no call was refused for a second."""
 _QUIET_SECONDS: Final = 1.0

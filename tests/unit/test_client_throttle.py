@@ -44,7 +44,7 @@ def test_without_refusals_every_call_goes_out() -> None:
     assert router.reached == router.answered == 5000
 
 
-def test_at_ten_times_what_the_router_takes_it_sees_a_quarter_more_than_that() -> None:
+def test_at_ten_times_what_the_router_takes_it_sees_little_more_than_that() -> None:
     """Nearly all that it can answer is answered, and refusing costs it little."""
     router = Router(100)
     router.offer(10_000, 10)
