@@ -27,11 +27,19 @@ class LedgerService:
     Args:
         store: the open ledger.
         stopping: tells whether the process drains; long listings end then.
+        told: hears what a router says of its journal.
     """
 
-    def __init__(self, store: Store, *, stopping: Callable[[], bool]) -> None:
+    def __init__(
+        self,
+        store: Store,
+        *,
+        stopping: Callable[[], bool],
+        told: Callable[[str, ledger_pb2.JournalStatus], None] = lambda _router, _journal: None,
+    ) -> None:
         self._store = store
         self._stopping = stopping
+        self._told = told
 
     async def append_records(
         self, request: ledger_pb2.AppendRecordsRequest, call: Call
@@ -47,6 +55,10 @@ class LedgerService:
                 "records", f"records must be at most {MAX_RECORDS}, and there are {len(request.records)}"
             )
         _check_name("router", request.router)
+        if request.router and request.HasField("journal"):
+            self._told(request.router, request.journal)
+        if not request.records:
+            return ledger_pb2.AppendRecordsResponse()
         result = await _in_time(self._store.append(request.records, request.router), call)
         return ledger_pb2.AppendRecordsResponse(
             stored=result.stored, duplicates=result.repeated, set_aside=result.set_aside

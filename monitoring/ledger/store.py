@@ -10,7 +10,7 @@ from typing import Concatenate, Final, ParamSpec, TypeVar
 
 from sqlalchemy import Connection, insert, select
 
-from monitoring.ledger.aggregating import Aggregates
+from monitoring.ledger.aggregating import Aggregates, Changes
 from monitoring.ledger.appended import Appended
 from monitoring.ledger.backfill import AGGREGATED, backfill
 from monitoring.ledger.cells import CellBounds, Cells
@@ -35,6 +35,8 @@ from services.runtime.database import Database
 
 MAX_SET_ASIDE: Final = 10_000
 OnAppend = Callable[[Appended, float], None]
+Follow = Callable[[Connection, Changes], None]
+"""Told of what a batch changed, inside the transaction that stores it."""
 _VERSION: Final = "schema_version"
 _COUNTERS: Final = (WAITING, ASIDE, OVERFLOW, HELD, HELD_BYTES, PRUNED_UNTIL, PRUNED, PRUNED_WAITING)
 _P = ParamSpec("_P")
@@ -72,6 +74,7 @@ class Store:
         settings: StoreSettings,
         appended: OnAppend,
         describe_family: Describe,
+        follow: Follow,
     ) -> None:
         self._database = database
         self._now_us = now_us
@@ -79,6 +82,7 @@ class Store:
         self._settings = settings
         self._appended = appended
         self._describe = describe_family
+        self._follow = follow
         self._memory: _Memory | None = None
 
     async def append(self, records: Sequence[bytes], router: str) -> Appended:
@@ -100,6 +104,7 @@ class Store:
             writing = self._writing(connection, memory, router)
             result = writing.store(batch)
             memory.aggregates.apply(connection, writing.changes, self._describe)
+            self._follow(connection, writing.changes)
             return result
 
         result = self._write(work)
@@ -207,6 +212,7 @@ def open_store(
     settings: StoreSettings = _DEFAULT,
     appended: OnAppend = lambda _result, _seconds: None,
     describe_family: Describe = describe,
+    follow: Follow = lambda _connection, _changes: None,
 ) -> Iterator[Store]:
     """Opens the ledger in a database; one whose rows were never added up adds them up first.
 
@@ -217,12 +223,19 @@ def open_store(
         settings: retention and bounds.
         appended: told of each stored batch and how many seconds it took, in the writer's thread.
         describe_family: what is known of a family.
+        follow: told of what each batch changed, inside the transaction that stores it.
 
     Raises:
         Unavailable: the database refused.
     """
     store = Store(
-        database, now_us=now_us, clock=clock, settings=settings, appended=appended, describe_family=describe_family
+        database,
+        now_us=now_us,
+        clock=clock,
+        settings=settings,
+        appended=appended,
+        describe_family=describe_family,
+        follow=follow,
     )
     store.prepare()
     yield store

@@ -9,7 +9,7 @@ from typing import Final
 
 import typer
 
-from services.cli import ask, bench, export, models, replay, simulate, split, train, up
+from services.cli import ask, bench, export, health, models, replay, simulate, split, train, up
 from services.cli.demo import command as demo
 from services.cli.output import messages
 from services.runtime.errors import AlreadyExists, InvalidArgument, NotFound, TurnoutError, Unauthenticated
@@ -38,6 +38,7 @@ _COMMANDS: Final[tuple[Callable[..., None], ...]] = (
     ask.explain,
     replay.replay,
     export.export,
+    health.health,
     simulate.simulate,
     bench.bench,
 )

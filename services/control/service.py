@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from typing import Final
 
-from services.control.fitting import Serving
+from services.control.fitting import Ready, Serving
 from services.control.metrics import ControlMetrics
 from services.control.routers import Routers
 from services.control.rows import Revision
@@ -16,6 +16,7 @@ from services.control.strategies import describe_strategies
 from services.control.watching import Watching
 from services.runtime.call import Call
 from services.runtime.errors import InvalidArgument, NotFound
+from services.runtime.experiment import Experiment
 from services.runtime.experiment_messages import experiment_to_message, layer_to_message
 from services.runtime.experiment_set import ExperimentSet
 from services.runtime.identifiers import check_decision_id, check_text
@@ -146,6 +147,10 @@ class ExperimentService(Steering):
         del request, call
         version = self._store.state.set.version
         return experiment_pb2.GetStatusResponse(version=version, routers=self._routers.statuses(version))
+
+    def running(self) -> tuple[Sequence[Experiment], Ready | None]:
+        """Gives the experiments, and the variants that routers have ready, None when no router has told."""
+        return tuple(self._store.state.set.experiments.values()), self._routers.ready()
 
     def ends_with(self, stopping: asyncio.Event) -> None:
         """Ends the routers' streams when the server begins to drain; call it before the first of them."""

@@ -1,0 +1,1 @@
+"""The check cycle: from what the ledger adds up to findings, alerts and health."""

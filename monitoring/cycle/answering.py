@@ -1,0 +1,160 @@
+"""From totals to the answers of Validation and Distribution. Pure."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bentos.family import Family, TargetKind
+from monitoring.cycle.findings import Finding
+from monitoring.cycle.quality import LEVELS, estimate, measures, report, statistics
+from monitoring.drift.results import Aspect, Verdict
+from monitoring.ledger.aggregates import Totals
+from monitoring.ledger.tally import BINS, Sum
+from monitoring.validation.binary import BinaryStatistics
+from monitoring.validation.label_free import MINIMUM_LABELS, LabelFree, Unlabelled, expected_performance
+from turnout.v1 import monitoring_pb2 as pb
+
+RANKS: Final = (0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99)
+SHOWN_BINS: Final = 20
+_FINER: Final = 8
+"""Steps within a bin of the calibration table, to place the mean of its predictions."""
+
+
+def variant_quality(  # noqa: PLR0917 - facts of one variant, in the order in which they are told
+    family: Family,
+    arm: str,
+    variant: str,
+    totals: Totals,
+    past: Totals | None,
+    findings: Sequence[Finding],
+    *,
+    since_us: int,
+    until_us: int,
+) -> pb.VariantQuality:
+    """Gives the quality of what a variant answered in an arm.
+
+    Args:
+        family: the family.
+        arm: the arm.
+        variant: the variant that answered.
+        totals: of the window.
+        past: of the time before it.
+        findings: of the last cycle, for what contradicts the estimate without labels.
+        since_us: beginning of the window.
+        until_us: its end.
+    """
+    labelled = statistics(family, totals)
+    found = report(labelled)
+    message = pb.VariantQuality(
+        arm=arm,
+        variant=variant,
+        window=pb.Window(start_unix_us=since_us, end_unix_us=until_us, count=labelled.decisions),
+        unlabelled=max(totals.decisions - totals.outcomes, 0),
+        measures=measures(found, family.target.unit) if labelled.decisions else [],
+        level=LEVELS[found.quality],
+    )
+    if isinstance(labelled, BinaryStatistics):
+        before = statistics(family, past) if past is not None else None
+        free = _label_free(labelled, before if isinstance(before, BinaryStatistics) else None, totals, arm, findings)
+        message.estimate.CopyFrom(estimate(free, int(message.unlabelled)))
+        for count, predicted, observed in zip(labelled.counts, labelled.predictions, labelled.outcomes, strict=True):
+            if count:
+                message.calibration.add(predicted=predicted / count, observed=observed / count, count=int(count))
+    return message
+
+
+def _label_free(
+    labelled: BinaryStatistics, past: BinaryStatistics | None, totals: Totals, arm: str, findings: Sequence[Finding]
+) -> LabelFree:
+    recent: BinaryStatistics | None = labelled if labelled.decisions else None
+    if past is None or past.decisions < MINIMUM_LABELS:
+        # Labels of the window itself are all that there is; what they were fitted to cannot contradict them.
+        past, recent = (labelled if past is None else past.merge(labelled)), None
+    own = [one.result for one in findings if one.arm == arm]
+    concept = any(one.aspect is Aspect.CONCEPT and one.verdict is Verdict.DRIFT for one in own)
+    odd = [
+        one.effect for one in own if one.aspect is Aspect.QUALITY and one.subject.endswith(("outliers", "categories"))
+    ]
+    return expected_performance(
+        past,
+        _unlabelled(totals),
+        recent=recent,
+        concept=Verdict.DRIFT if concept else Verdict.NOT_ENOUGH_DATA,
+        outside=max(odd, default=0.0),
+    )
+
+
+def _unlabelled(totals: Totals) -> Unlabelled:
+    """Gives the decisions without an outcome by bin: all of them, by the sketch, less those with one."""
+    counts = np.zeros(BINS)
+    predictions = np.zeros(BINS)
+    sketch = totals.statistics.value
+    if not sketch.is_empty():
+        edges = np.linspace(0.0, 1.0, BINS * _FINER + 1)
+        # The last value of a bin belongs to the next one, but for 1.
+        cumulative = np.array([sketch.get_rank(float(edge), False) for edge in edges])  # noqa: FBT003 - exclusive
+        cumulative[-1] = 1.0
+        mass = np.diff(cumulative) * totals.decisions
+        middles = (edges[:-1] + edges[1:]) / 2
+        counts = mass.reshape(BINS, _FINER).sum(axis=1)
+        predictions = (mass * middles).reshape(BINS, _FINER).sum(axis=1)
+    known, _, _ = totals.calibration
+    left = np.maximum(np.rint(counts) - known, 0.0)
+    means = np.where(counts > 0, predictions / np.maximum(counts, 1e-12), 0.0)
+    return Unlabelled(counts=left, predictions=left * means)
+
+
+def variant_distribution(
+    family: Family, arm: str, variant: str, totals: Totals, *, since_us: int, until_us: int
+) -> pb.VariantDistribution:
+    """Gives how values and confidences of a variant in an arm are distributed."""
+    bounds = (family.target.low, family.target.high) if family.target.kind is TargetKind.BINARY else None
+    of = totals.statistics
+    message = pb.VariantDistribution(
+        arm=arm,
+        variant=variant,
+        window=pb.Window(start_unix_us=since_us, end_unix_us=until_us, count=totals.decisions),
+        values=_distribution(of.value, totals, Sum.VALUE, Sum.VALUE_SQUARED, bounds),
+        confidences=_distribution(of.confidence, totals, Sum.CONFIDENCE, Sum.CONFIDENCE_SQUARED, (0.0, 1.0)),
+    )
+    if family.levels and not of.value.is_empty():
+        steps = sorted(family.levels, key=lambda level: level.at_least)
+        under = [float(of.value.get_rank(level.at_least, False)) for level in steps] + [1.0]  # noqa: FBT003 - exclusive
+        for place, level in enumerate(steps):
+            message.levels[level.name] = round((under[place + 1] - under[place]) * totals.decisions)
+    return message
+
+
+def _distribution(
+    sketch: Any, totals: Totals, total: Sum, squares: Sum, bounds: tuple[float, float] | None
+) -> pb.Distribution:
+    count = totals.decisions
+    message = pb.Distribution(count=count)
+    mean = totals.mean(total)
+    if mean is not None:
+        message.mean = mean
+    if count > 1 and mean is not None:
+        message.standard_deviation = math.sqrt(
+            max(totals.sum(squares) / count - mean * mean, 0.0) * count / (count - 1)
+        )
+    if sketch.is_empty():
+        return message
+    for rank in RANKS:
+        message.quantiles.add(rank=rank, value=float(sketch.get_quantile(rank, True)))  # noqa: FBT003 - inclusive
+    lowest, highest = float(sketch.get_min_value()), float(sketch.get_max_value())
+    low, high = bounds or (lowest, highest)
+    if high <= low:
+        message.bins.add(lower=low, upper=high, count=count)
+        return message
+    edges: NDArray[np.float64] = np.linspace(low, high, SHOWN_BINS + 1)
+    cumulative = [float(sketch.get_rank(float(edge), False)) for edge in edges[:-1]] + [1.0]  # noqa: FBT003 - exclusive
+    cumulative[0] = 0.0
+    for place in range(SHOWN_BINS):
+        share = cumulative[place + 1] - cumulative[place]
+        message.bins.add(lower=edges[place], upper=edges[place + 1], count=round(share * count))
+    return message

@@ -1,0 +1,158 @@
+"""The calls of MonitoringService about health, the books, drift, quality and distributions, without their transport."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final
+
+from sqlalchemy import Connection, select
+
+from bentos.family import Family
+from monitoring.alerts.requests import check_family
+from monitoring.cycle import answering
+from monitoring.cycle.messages import drift_message, health_message
+from monitoring.cycle.routers import RouterBook
+from monitoring.cycle.running import Cycle, database_bytes
+from monitoring.ledger.aggregates import Totals, window_totals
+from monitoring.ledger.counters import WAITING
+from monitoring.ledger.levels import DAY_US
+from monitoring.ledger.tables import COUNTERS
+from services.runtime.call import Call
+from services.runtime.deadlines import in_time
+from services.runtime.errors import InvalidArgument, NotFound
+from services.runtime.identifiers import check_text
+from turnout.v1 import monitoring_pb2 as pb
+
+LONGEST_SECONDS: Final = 30.0
+DEFAULT_WINDOW: Final = 86_400
+SHORTEST_WINDOW: Final = 60
+LONGEST_WINDOW: Final = 31_536_000
+PAST_US: Final = 30 * DAY_US
+"""Labelled decisions of so long before the window tell what probabilities mean."""
+SECOND_US: Final = 1_000_000
+Groups = dict[tuple[str, ...], Totals]
+
+
+class CycleCalls:
+    """The calls that a check cycle and the ledger's totals answer.
+
+    Args:
+        cycle: the running cycle.
+        routers: what routers told.
+        now_us: microseconds since 1970-01-01T00:00Z.
+    """
+
+    def __init__(self, cycle: Cycle, routers: RouterBook, *, now_us: Callable[[], int]) -> None:
+        self._cycle, self._routers, self._now_us = cycle, routers, now_us
+
+    async def health(self, request: pb.HealthRequest, call: Call) -> pb.HealthResponse:
+        """Gives what the last cycle found; needs no database."""
+        del call
+        check_family(request.family)
+        return health_message(self._cycle.health, request.family)
+
+    async def ledger_status(self, request: pb.LedgerStatusRequest, call: Call) -> pb.LedgerStatusResponse:
+        """Gives each router's books, and what the ledger itself holds.
+
+        Raises:
+            Unavailable: the database cannot be read.
+        """
+        del request
+
+        def read(connection: Connection) -> tuple[int, int]:
+            waiting = connection.scalar(select(COUNTERS.c.value).where(COUNTERS.c.name == WAITING))
+            return int(waiting or 0), database_bytes(connection)
+
+        waiting, size = await in_time(self._cycle.database.read(read), call, longest_seconds=LONGEST_SECONDS)
+        return pb.LedgerStatusResponse(
+            routers=self._routers.entries(), outcomes_waiting=max(waiting, 0), database_bytes=size
+        )
+
+    async def drift(self, request: pb.DriftRequest, call: Call) -> pb.DriftResponse:
+        """Gives what the last cycle found, drift first; needs no database."""
+        del call
+        check_family(request.family)
+        return drift_message(self._cycle.report, request)
+
+    async def validation(self, request: pb.ValidationRequest, call: Call) -> pb.ValidationResponse:
+        """Gives the quality of each arm and variant.
+
+        Raises:
+            InvalidArgument: the window is out of bounds.
+            NotFound: there is no such family.
+            Unavailable: the database cannot be read.
+        """
+        family = self._family(request.family)
+        now_us, since_us = self._window(request.window_seconds)
+
+        def read(connection: Connection) -> tuple[Groups, Groups]:
+            found = _totals(connection, family.name, request.arm, request.tenant, since_us, now_us)
+            past = _totals(connection, family.name, request.arm, request.tenant, since_us - PAST_US, since_us)
+            return found, past
+
+        now, past = await in_time(self._cycle.database.read(read), call, longest_seconds=LONGEST_SECONDS)
+        findings = [one for one in self._cycle.report.findings if one.family == family.name]
+        return pb.ValidationResponse(
+            variants=[
+                answering.variant_quality(
+                    family, key[0], key[1], totals, past.get(key), findings, since_us=since_us, until_us=now_us
+                )
+                for key, totals in sorted(now.items())
+            ],
+            computed_at_unix_us=now_us,
+        )
+
+    async def distribution(self, request: pb.DistributionRequest, call: Call) -> pb.DistributionResponse:
+        """Gives how values and confidences of each arm and variant are distributed.
+
+        Raises:
+            InvalidArgument: the window is out of bounds.
+            NotFound: there is no such family.
+            Unavailable: the database cannot be read.
+        """
+        family = self._family(request.family)
+        now_us, since_us = self._window(request.window_seconds)
+        read = self._cycle.database.read(_totals, family.name, request.arm, request.tenant, since_us, now_us)
+        found = await in_time(read, call, longest_seconds=LONGEST_SECONDS)
+        return pb.DistributionResponse(
+            variants=[
+                answering.variant_distribution(family, key[0], key[1], totals, since_us=since_us, until_us=now_us)
+                for key, totals in sorted(found.items())
+            ],
+            computed_at_unix_us=now_us,
+        )
+
+    def _family(self, name: str) -> Family:
+        if not name:
+            raise InvalidArgument("family", "family must be named")
+        check_text("family", name)
+        family = self._cycle.families(name)
+        if family is None:
+            raise NotFound("family", f"there is no family {name[:64]!r}")
+        return family
+
+    def _window(self, seconds: int) -> tuple[int, int]:
+        """Gives the window's end and beginning."""
+        if seconds and not SHORTEST_WINDOW <= seconds <= LONGEST_WINDOW:
+            limits = f"{SHORTEST_WINDOW} to {LONGEST_WINDOW}"
+            raise InvalidArgument("window_seconds", f"window_seconds must be {limits}, or 0 for {DEFAULT_WINDOW}")
+        now_us = self._now_us()
+        return now_us, max(now_us - (seconds or DEFAULT_WINDOW) * SECOND_US, 0)
+
+
+def _totals(  # noqa: PLR0917 - `Database.read` hands them on in this order
+    connection: Connection, family: str, arm: str, tenant: str, since_us: int, until_us: int
+) -> Groups:
+    found = window_totals(
+        connection, family, None, max(since_us, 0), until_us, by=("arm", "variant", "tenant"), populations=None
+    )
+    merged: Groups = {}
+    for (one, variant, whose), totals in found.items():
+        if (arm and one != arm) or (tenant and whose != tenant):
+            continue
+        present = merged.get((one, variant))
+        if present is None:
+            merged[one, variant] = totals
+        else:
+            present.statistics.merge(totals.statistics)
+    return merged

@@ -1,0 +1,186 @@
+"""Health in four dimensions, from what a cycle saw. Pure; liveness does not depend on it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from enum import Enum, IntEnum
+
+from monitoring.alerts.conditions import Condition, Verdict
+from monitoring.alerts.kinds import AlertType, Severity
+from monitoring.cycle.findings import FamilySeen
+from monitoring.cycle.platform import Platform
+from services.runtime.monitoring_config import ThresholdValues
+
+
+class State(IntEnum):
+    """How well something does; the numbers are those of the proto."""
+
+    HEALTHY = 1
+    DEGRADED = 2
+    UNHEALTHY = 3
+
+
+class Dimension(Enum):
+    """Which part of the platform."""
+
+    DATABASE = "database"
+    MODEL = "model"
+    PREDICTIONS = "predictions"
+    FALLBACK = "fallback"
+
+
+@dataclass(frozen=True, slots=True)
+class Number:
+    """A number behind a state."""
+
+    name: str
+    value: float
+    unit: str = "1"
+    limit: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One dimension, of the platform (no family) or of a family."""
+
+    dimension: Dimension
+    family: str
+    state: State
+    reasons: tuple[str, ...]
+    numbers: tuple[Number, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Health:
+    """What the last cycle found."""
+
+    parts: tuple[Part, ...] = ()
+    checked_at_us: int = 0
+    """When it ended; 0 before the first one."""
+    next_check_us: int = 0
+    cycle_seconds: float = 0.0
+
+    @property
+    def state(self) -> State | None:
+        """The worst of all; None before the first cycle."""
+        return max((part.state for part in self.parts), default=None)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DatabaseSeen:
+    """How the database did in a cycle."""
+
+    readable: bool
+    writable: bool
+    seconds: float
+    """Time that the cycle's reads took."""
+    bytes: int = 0
+    alerts_wait: bool = False
+    unwatched: int = 0
+    """Decisions that were stored and not watched since the start."""
+
+
+_MODEL = (AlertType.STALE_MODEL, AlertType.CONCEPT_DRIFT, AlertType.PERFORMANCE_DEGRADATION)
+_PREDICTIONS = (
+    AlertType.HIGH_ERROR_RATE,
+    AlertType.HIGH_LATENCY,
+    AlertType.LOW_CONFIDENCE,
+    AlertType.PREDICTION_DRIFT,
+    AlertType.FEATURE_DRIFT,
+    AlertType.DATA_QUALITY,
+    AlertType.SAMPLE_RATIO_MISMATCH,
+)
+
+
+def database_part(seen: DatabaseSeen) -> Part:
+    """Judges the database."""
+    reasons: list[tuple[State, str]] = []
+    if not seen.readable:
+        reasons.append((State.UNHEALTHY, "the database cannot be read"))
+    if not seen.writable:
+        reasons.append((State.UNHEALTHY, "the database cannot be written: routers keep their records meanwhile"))
+    if seen.alerts_wait:
+        reasons.append((State.DEGRADED, "changes of alerts wait in memory for the database"))
+    if seen.unwatched:
+        reasons.append((State.DEGRADED, f"{seen.unwatched} decisions were stored and not watched: monitors were late"))
+    numbers = (
+        Number("read_seconds", seen.seconds, "s"),
+        Number("database_bytes", float(seen.bytes), "bytes"),
+        Number("unwatched_decisions", float(seen.unwatched)),
+    )
+    return _part(Dimension.DATABASE, "", reasons, numbers)
+
+
+def family_parts(
+    seen: FamilySeen, conditions: Sequence[Condition], platform: Platform, limits: ThresholdValues
+) -> tuple[Part, Part, Part]:
+    """Judges model, predictions and fallback of a family from its conditions and its traffic."""
+    own = [one for one in conditions if one.labels.get("family") == seen.family and one.verdict is Verdict.HOLDS]
+    return _model(seen.family, own, platform), _predictions(seen, own, limits), _fallback(seen, own, limits)
+
+
+def platform_parts(parts: Iterable[Part]) -> tuple[Part, ...]:
+    """Sums each dimension of all families up to one of the platform: the worst state, and how many families have it."""
+    found = []
+    for dimension in (Dimension.MODEL, Dimension.PREDICTIONS, Dimension.FALLBACK):
+        own = [part for part in parts if part.dimension is dimension]
+        reasons = [(part.state, f"{part.family}: {reason}") for part in own for reason in part.reasons]
+        numbers = (
+            Number("families", float(len(own))),
+            Number("degraded", float(sum(part.state is State.DEGRADED for part in own))),
+            Number("unhealthy", float(sum(part.state is State.UNHEALTHY for part in own))),
+        )
+        found.append(_part(dimension, "", reasons, numbers))
+    return tuple(found)
+
+
+def _model(family: str, own: Sequence[Condition], platform: Platform) -> Part:
+    served = [one for one in platform.served if one.family == family]
+    away = [one.variant for one in served if one.ready is False and not one.sleeps]
+    reasons: list[tuple[State, str]] = []
+    if away:
+        worst = State.UNHEALTHY if len(away) == len(served) else State.DEGRADED
+        reasons.append((worst, f"no router can reach {', '.join(sorted(away))}"))
+    for one in own:
+        if one.type in _MODEL:
+            worst = State.UNHEALTHY if one.severity is Severity.CRITICAL else State.DEGRADED
+            reasons.append((worst, one.summary))
+    numbers = (Number("variants", float(len(served))), Number("unavailable", float(len(away)), limit=0.0))
+    return _part(Dimension.MODEL, family, reasons, numbers)
+
+
+def _predictions(seen: FamilySeen, own: Sequence[Condition], limits: ThresholdValues) -> Part:
+    decisions = sum(arm.totals.decisions for arm in seen.arms)
+    errors = sum(arm.totals.errors for arm in seen.arms)
+    slowest = max((arm.totals.quantile("latency", 0.95) or 0.0 for arm in seen.arms), default=0.0) / 1000
+    reasons = [
+        (State.UNHEALTHY if one.type is AlertType.HIGH_ERROR_RATE else State.DEGRADED, one.summary)
+        for one in own
+        if one.type in _PREDICTIONS
+    ]
+    numbers = [Number("decisions", float(decisions)), Number("arms", float(len(seen.arms)))]
+    if decisions:
+        numbers.append(Number("error_rate", errors / decisions, limit=limits.error_rate))
+        numbers.append(Number("latency_p95", slowest, "ms", limits.latency_p95_ms))
+    return _part(Dimension.PREDICTIONS, seen.family, reasons, tuple(numbers))
+
+
+def _fallback(seen: FamilySeen, own: Sequence[Condition], limits: ThresholdValues) -> Part:
+    decisions = sum(arm.totals.decisions for arm in seen.arms)
+    fallbacks = decisions - sum(arm.totals.served for arm in seen.arms)
+    reasons = []
+    for one in own:
+        if one.type is AlertType.HIGH_FALLBACK_RATE:
+            over = one.value is not None and one.value > limits.fallback_rate_unhealthy
+            reasons.append((State.UNHEALTHY if over else State.DEGRADED, one.summary))
+    numbers = [Number("decisions", float(decisions))]
+    if decisions:
+        numbers.append(Number("fallback_rate", fallbacks / decisions, limit=limits.fallback_rate))
+    return _part(Dimension.FALLBACK, seen.family, reasons, tuple(numbers))
+
+
+def _part(dimension: Dimension, family: str, reasons: Sequence[tuple[State, str]], numbers: tuple[Number, ...]) -> Part:
+    ordered = sorted(reasons, key=lambda reason: -reason[0])
+    worst = max((state for state, _ in ordered), default=State.HEALTHY)
+    return Part(dimension, family, worst, tuple(text for _, text in ordered[:20]), numbers)

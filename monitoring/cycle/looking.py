@@ -1,0 +1,249 @@
+"""What a cycle reads: totals and sketches of bounded spans, whatever the number of decisions.
+
+The reference of the features of a variant is chosen once and stored: the first whole minutes that hold at least
+`reference_decisions` rows. It is compared with the last hour after it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Final
+
+import numpy as np
+from sqlalchemy import Connection, func, select
+
+from bentos.family import Family
+from bentos.thresholds import Thresholds
+from monitoring.alerts.tables import MONITORING_STATE
+from monitoring.cycle.findings import ArmTraffic, FamilySeen, Finding
+from monitoring.cycle.limits import WINDOWS_SHARE, limits_of, thresholds_of
+from monitoring.cycle.monitors import put_state
+from monitoring.drift import state
+from monitoring.drift.results import Window
+from monitoring.drift.summaries import CategorySummary, NumberSummary, Summary, WindowSummary
+from monitoring.drift.window_quality import Rate
+from monitoring.drift.windows import compare_rates, compare_windows
+from monitoring.ledger.aggregates import FeatureSummary, Totals, feature_sketches, window_totals
+from monitoring.ledger.levels import HOUR_US, MINUTE_US
+from monitoring.ledger.tables import FEATURE_SETS, FEATURE_WINDOWS, to_signed
+from services.runtime.errors import InvalidArgument
+from services.runtime.monitoring_config import MonitoringSettings, ThresholdValues
+
+SHORTEST_US: Final = 15 * MINUTE_US
+"""Rates are looked at over so long, or over a cycle where that is longer."""
+QUALITY_US: Final = 24 * HOUR_US
+"""Span of outcomes that quality is judged by."""
+CURRENT_US: Final = HOUR_US
+"""Longest span of features that is compared with the reference."""
+SLOW_SHARE: Final = 0.05
+"""A 95th percentile is over its limit when a larger share of the answers is slower than the limit."""
+_STATE: Final = "cycle"
+SECOND_US: Final = 1_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Reference:
+    """What the features of a variant are compared with."""
+
+    summary: WindowSummary
+    until_us: int
+    looks: int = 0
+    """Comparisons so far."""
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """What a cycle keeps for the next ones."""
+
+    references: Mapping[tuple[str, str, int], Reference]
+    """By family, variant and digest of the schema."""
+    looks: Mapping[str, int]
+    """Looks at rates and qualities so far, by family."""
+
+
+EMPTY: Final = Memory({}, {})
+
+
+def load_memory(connection: Connection) -> Memory:
+    """Reads what the cycles before left; what is damaged begins anew."""
+    body = connection.scalar(select(MONITORING_STATE.c.body).where(MONITORING_STATE.c.name == _STATE))
+    if body is None:
+        return EMPTY
+    try:
+        fields, arrays = state.unpack(_STATE, body)
+        with state.checked(_STATE):
+            references = {
+                (family, variant, int(digest)): Reference(
+                    WindowSummary.from_bytes(arrays[str(place)].tobytes()), until_us, looks
+                )
+                for place, (family, variant, digest, until_us, looks) in enumerate(fields["references"])
+            }
+            return Memory(references, fields["looks"])
+    except InvalidArgument:
+        return EMPTY
+
+
+def save_memory(connection: Connection, memory: Memory, now_us: int) -> None:
+    """Writes what the next cycles need."""
+    keys = [[*key, one.until_us, one.looks] for key, one in memory.references.items()]
+    arrays = {
+        str(place): np.frombuffer(one.summary.to_bytes(), np.uint8)
+        for place, one in enumerate(memory.references.values())
+    }
+    body = state.pack(_STATE, {"references": keys, "looks": dict(memory.looks)}, arrays)
+    put_state(connection, _STATE, now_us, body)
+
+
+def look(
+    connection: Connection, family: Family, settings: MonitoringSettings, memory: Memory, now_us: int
+) -> tuple[FamilySeen, Memory]:
+    """Looks at one family: its traffic, its outcomes, and the comparisons of windows.
+
+    Args:
+        connection: a reader's.
+        family: which one.
+        settings: those in force.
+        memory: of the cycles before.
+        now_us: end of all windows.
+
+    Returns:
+        what was seen, and the memory after it.
+    """
+    span = max(settings.cycle_seconds * SECOND_US, SHORTEST_US)
+    window = (now_us - span, now_us)
+    totals = window_totals(
+        connection,
+        family.name,
+        None,
+        *window,
+        by=("experiment", "arm"),
+        populations=None,
+        sketches=("latency", "confidence"),
+    )
+    arms = tuple(ArmTraffic(experiment=key[0], arm=key[1], totals=found) for key, found in sorted(totals.items()))
+    labelled = window_totals(
+        connection,
+        family.name,
+        None,
+        now_us - QUALITY_US,
+        now_us,
+        by=("experiment", "arm", "variant"),
+        populations=None,
+        sketches=(),
+    )
+    number = memory.looks.get(family.name, 0) + 1
+    thresholds = thresholds_of(family, settings, WINDOWS_SHARE)
+    findings = _rates(family, arms, limits_of(family, settings), thresholds, window, number)
+    compared, references = _features(connection, family, thresholds, memory, now_us)
+    seen = FamilySeen(
+        family=family.name,
+        window_us=window,
+        arms=arms,
+        labelled={(key[0], key[1], key[2]): found for key, found in labelled.items()},
+        findings=(*findings, *compared),
+    )
+    return seen, Memory(references, {**memory.looks, family.name: number})
+
+
+def _rates(  # noqa: PLR0917 - one look's facts, handed on by one caller
+    family: Family,
+    arms: tuple[ArmTraffic, ...],
+    limits: ThresholdValues,
+    thresholds: Thresholds,
+    window: tuple[int, int],
+    number: int,
+) -> list[Finding]:
+    findings: list[Finding] = []
+    shared = replace(thresholds, false_alarm_rate=max(thresholds.false_alarm_rate / max(len(arms), 1), 1e-6))
+    for arm in arms:
+        totals = arm.totals
+        seconds = Window(totals.decisions, window[0] / SECOND_US, window[1] / SECOND_US)
+        results = compare_rates(_rates_of(totals, limits), seconds, shared, look=number)
+        findings += [
+            Finding(family=family.name, experiment=arm.experiment, arm=arm.arm, result=result, online=False)
+            for result in results
+        ]
+    return findings
+
+
+def _rates_of(totals: Totals, limits: ThresholdValues) -> dict[str, Rate]:
+    decisions = totals.decisions
+    rates = {
+        "fallback rate": Rate(decisions - totals.served, decisions, limits.fallback_rate),
+        "error rate": Rate(totals.errors, decisions, limits.error_rate),
+    }
+    confidence, latency = totals.statistics.confidence, totals.statistics.latency
+    if not confidence.is_empty():
+        low = float(confidence.get_rank(limits.low_confidence, False))  # noqa: FBT003 - exclusive
+        rates["low-confidence rate"] = Rate(_sure(confidence, low), int(confidence.n), limits.low_confidence_rate)
+    if not latency.is_empty():
+        slow = 1 - float(latency.get_rank(limits.latency_p95_ms * 1000, True))  # noqa: FBT003 - inclusive
+        rates["slow answers"] = Rate(_sure(latency, slow), int(latency.n), SLOW_SHARE)
+    return rates
+
+
+def _sure(sketch: object, share: float) -> int:
+    """Gives how many that share is at least, less what the sketch may be wrong by."""
+    error = sketch.normalized_rank_error(False) if sketch.is_estimation_mode() else 0.0  # type: ignore[attr-defined] # noqa: FBT003 - of ranks
+    return int(max(0.0, share - error) * sketch.n)  # type: ignore[attr-defined]
+
+
+def _features(
+    connection: Connection, family: Family, thresholds: Thresholds, memory: Memory, now_us: int
+) -> tuple[list[Finding], dict[tuple[str, str, int], Reference]]:
+    references = dict(memory.references)
+    findings: list[Finding] = []
+    digest = family.schema.digest
+    statement = select(FEATURE_SETS.c.feature_set, FEATURE_SETS.c.variant)
+    own = (FEATURE_SETS.c.family == family.name) & (FEATURE_SETS.c.schema_digest == to_signed(digest))
+    sets = connection.execute(statement.where(own).order_by(FEATURE_SETS.c.feature_set)).all()
+    shared = replace(thresholds, false_alarm_rate=max(thresholds.false_alarm_rate / max(len(sets), 1), 1e-6))
+    for feature_set, variant in sets:
+        key = (family.name, variant, digest)
+        reference = references.get(key)
+        if reference is None:
+            reference = _first_rows(connection, family, feature_set, variant, thresholds.reference_decisions, now_us)
+            if reference is None:
+                continue
+        since = max(reference.until_us, now_us - CURRENT_US)
+        seen = feature_sketches(connection, family.name, variant, since, now_us, schema_digest=digest).get(variant)
+        if seen is not None and since < now_us:
+            current = _summary(seen, since, now_us)
+            number = reference.looks + 1
+            results = compare_windows(reference.summary, current, shared, look=number)
+            findings += [Finding(family=family.name, variant=variant, result=one, online=False) for one in results]
+            reference = replace(reference, looks=number)
+        references[key] = reference
+    return findings, references
+
+
+def _first_rows(  # noqa: PLR0917 - one look's facts, handed on by one caller
+    connection: Connection, family: Family, feature_set: int, variant: str, wanted: int, now_us: int
+) -> Reference | None:
+    start = connection.scalar(
+        select(func.min(FEATURE_WINDOWS.c.start_us)).where(FEATURE_WINDOWS.c.feature_set == feature_set)
+    )
+    whole = now_us // MINUTE_US * MINUTE_US
+    length = MINUTE_US
+    while start is not None and start < whole:
+        until = min(start + length, whole)
+        found = feature_sketches(
+            connection, family.name, variant, start, until, schema_digest=family.schema.digest
+        ).get(variant)
+        if found is not None and found.rows >= wanted:
+            return Reference(_summary(found, start, until), until)
+        if until == whole:
+            break
+        length *= 2
+    return None
+
+
+def _summary(seen: FeatureSummary, since_us: int, until_us: int) -> WindowSummary:
+    features: dict[str, Summary] = {}
+    for place, name in enumerate(seen.names):
+        distribution = seen.distribution(name)
+        missing = int(seen.statistics.nulls[place])
+        counts = isinstance(distribution, np.ndarray)
+        features[name] = CategorySummary(missing, distribution) if counts else NumberSummary(missing, distribution)
+    return WindowSummary(Window(seen.rows, since_us / SECOND_US, until_us / SECOND_US), features, {})

@@ -1,0 +1,294 @@
+"""The check cycle from start to stop: what is seen becomes findings, alerts, health and metrics."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass, replace
+from typing import Final
+
+import structlog
+from sqlalchemy import Connection, text
+
+from bentos.family import Family
+from monitoring.alerting import Alerting
+from monitoring.alerts.conditions import Condition
+from monitoring.alerts.conditions import Verdict as Holds
+from monitoring.alerts.kinds import AlertType
+from monitoring.cycle import health, judging, looking
+from monitoring.cycle.findings import FamilySeen, Finding
+from monitoring.cycle.health import DatabaseSeen, Health
+from monitoring.cycle.limits import RATIO_SHARE, WINDOWS_SHARE, limits_of
+from monitoring.cycle.monitors import Monitors, Standing
+from monitoring.cycle.platform import Platform
+from monitoring.cycle.ratio import Mismatch, mismatch
+from monitoring.cycle.telling import log_health, tell_metrics
+from monitoring.metrics import MonitoringMetrics
+from services.runtime.database import Database
+from services.runtime.errors import TurnoutError
+from services.runtime.monitoring_config import MonitoringSettings
+
+FEED_SECONDS: Final = 30.0
+"""Between two times that the monitors take what waits; each cycle takes it too."""
+QUIET_US: Final = 24 * 3600 * 1_000_000
+"""A monitor without a decision for so long says nothing any more."""
+_log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What the last cycle that worked found."""
+
+    findings: tuple[Finding, ...] = ()
+    conditions: tuple[Condition, ...] = ()
+    at_us: int = 0
+
+
+class Cycle:
+    """The check cycle of a hub. Belongs to one event loop.
+
+    Args:
+        database: the hub's.
+        alerting: running alerts; settings come from there.
+        monitors: fed by the ledger.
+        families: gives a family's declaration, None when there is none.
+        platform: gives what runs now.
+        metrics: where it is told.
+        now_us: microseconds since 1970-01-01T00:00Z.
+        clock: rising seconds.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        alerting: Alerting,
+        monitors: Monitors,
+        *,
+        families: Callable[[str], Family | None],
+        platform: Callable[[], Platform],
+        metrics: MonitoringMetrics,
+        now_us: Callable[[], int],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.database, self.alerting, self.monitors = database, alerting, monitors
+        self.families, self.platform = families, platform
+        self._metrics, self._now_us, self._clock = metrics, now_us, clock
+        self._memory: looking.Memory | None = None
+        self.health = Health()
+        self.report = Report()
+
+    @property
+    def settings(self) -> MonitoringSettings:
+        """Those in force."""
+        return self.alerting.settings.current
+
+    async def once(self) -> Health:
+        """Runs one cycle now; what fails is told in the log, in the health and as an alert, and never raised."""
+        began, settings = self._clock(), self.settings
+        writable = await self.feed()
+        seen: list[FamilySeen] = []
+        failure = ""
+        try:
+            standings = await self.database.exclusively(lambda: self.monitors.standings(self.database))
+            seen, size = await self._look(settings)
+        except TurnoutError as error:
+            standings, size, failure = [], 0, error.message
+        except Exception as error:  # noqa: BLE001 - the next cycle may work, and nobody else would notice
+            standings, size, failure = [], 0, f"{type(error).__name__}: {error}"
+            _log.exception("check cycle failed")
+        readable = not failure
+        if readable:
+            writable = await self._save() and writable
+        database = DatabaseSeen(
+            readable=readable,
+            writable=writable,
+            seconds=self._clock() - began,
+            bytes=size,
+            alerts_wait=self.alerting.engine.waiting_for_database,
+            unwatched=self.monitors.unwatched,
+        )
+        conditions = self._judge(seen, standings, settings) if readable else []
+        await self.alerting.engine.observe([*conditions, *self._own_conditions(database, failure)])
+        self._conclude(seen, conditions, database, settings, began)
+        if failure:
+            _log.error("check cycle failed; the next one tries again", reason=failure)
+        return self.health
+
+    async def feed(self) -> bool:
+        """Lets the monitors take what waits; tells whether the database took it."""
+        try:
+            taken = 1
+            while taken:
+                taken = await self.database.exclusively(lambda: self.monitors.feed_now(self.database))
+        except TurnoutError:
+            return False
+        except Exception as error:  # noqa: BLE001 - the cycle goes on without them
+            _log.exception("monitors could not be fed", error=type(error).__name__)
+            return False
+        return True
+
+    async def run(self) -> None:
+        """Runs cycles for ever, each beginning `cycle_seconds` after the one before began."""
+        due = fed = self._clock()
+        while True:
+            now = self._clock()
+            if now >= due:
+                began = now
+                await self.once()
+                fed = self._clock()
+                due = max(began + self.settings.cycle_seconds, fed)
+            elif now >= fed + FEED_SECONDS:
+                await self.feed()
+                fed = self._clock()
+            # Settings may shorten the time until the next cycle at any moment.
+            await asyncio.sleep(min(max(due - self._clock(), 0.0), 1.0))
+            due = min(due, self._clock() + self.settings.cycle_seconds)
+
+    async def _look(self, settings: MonitoringSettings) -> tuple[list[FamilySeen], int]:
+        names = self.platform().families
+        families = [family for name in names if (family := self.families(name)) is not None]
+        now_us = self._now_us()
+
+        def read(connection: Connection) -> tuple[list[FamilySeen], looking.Memory, int]:
+            memory = self._memory or looking.load_memory(connection)
+            seen = []
+            for family in families:
+                one, memory = looking.look(connection, family, settings, memory, now_us)
+                seen.append(one)
+            return seen, memory, database_bytes(connection)
+
+        seen, self._memory, size = await self.database.read(read)
+        return seen, size
+
+    async def _save(self) -> bool:
+        memory = self._memory
+        assert memory is not None
+        try:
+            await self.database.write(looking.save_memory, memory, self._now_us())
+        except TurnoutError:
+            return False
+        return True
+
+    def _judge(
+        self, seen: list[FamilySeen], standings: list[Standing], settings: MonitoringSettings
+    ) -> list[Condition]:
+        assert self._memory is not None
+        looks, platform, now_us = judging.Looks(), self.platform(), self._now_us()
+        online = online_findings(standings, now_us)
+        findings = [*online, *(finding for one in seen for finding in one.findings)]
+        judging.judge_drift(looks, findings)
+        declared = {name: family for one in seen if (family := self.families(name := one.family)) is not None}
+        limits = {name: limits_of(family, settings) for name, family in declared.items()}
+        for one in seen:
+            alpha = limits[one.family].false_alarm_rate * WINDOWS_SHARE
+            number = self._memory.looks[one.family]
+            judging.judge_quality(looks, declared[one.family], one, limits[one.family], look=number, alpha=alpha)
+        ratios = self._ratios(platform)
+        alphas = {name: one.false_alarm_rate * RATIO_SHARE for name, one in limits.items()}
+        judging.judge_ratios(looks, ratios, alphas, {name: one.min_decisions for name, one in limits.items()})
+        known = replace(platform, served=tuple(one for one in platform.served if one.family in limits))
+        judging.judge_models(looks, known, {name: one.stale_days for name, one in limits.items()}, now_us)
+        conditions = looks.conditions()
+        self.report = Report(tuple(findings), tuple(conditions), now_us)
+        return conditions
+
+    def _ratios(self, platform: Platform) -> dict[tuple[str, str], Mismatch]:
+        arrivals, found = self.monitors.arrivals(), {}
+        for split in platform.splits:
+            counted = arrivals.get((split.family, split.experiment))
+            if counted is None or split.weights is None or counted[0] != split.revision:
+                continue
+            result = mismatch(counted[1], split.weights)
+            if result is not None and self.families(split.family) is not None:
+                found[split.family, split.experiment] = result
+        return found
+
+    def _own_conditions(self, database: DatabaseSeen, failure: str) -> list[Condition]:
+        away = not (database.readable and database.writable)
+        refused = "the hub's database refuses " + ("writes" if database.readable else "reads")
+        late = database.seconds > self.settings.cycle_seconds
+        sentence = failure or f"a check cycle took {database.seconds:.1f} s, over its {self.settings.cycle_seconds} s"
+        return [
+            Condition(
+                type=AlertType.DATABASE_UNAVAILABLE,
+                verdict=Holds.HOLDS if away else Holds.CLEAR,
+                summary=refused if away else "",
+            ),
+            Condition(
+                type=AlertType.MONITORING_FAILED,
+                verdict=Holds.HOLDS if failure or late else Holds.CLEAR,
+                summary=sentence[:500] if failure or late else "",
+            ),
+        ]
+
+    def _conclude(
+        self,
+        seen: list[FamilySeen],
+        conditions: list[Condition],
+        database: DatabaseSeen,
+        settings: MonitoringSettings,
+        began: float,
+    ) -> None:
+        platform = self.platform()
+        parts: list[health.Part] = []
+        for one in seen:
+            family = self.families(one.family)
+            assert family is not None
+            parts += health.family_parts(one, conditions, platform, limits_of(family, settings))
+        if not seen:
+            # Nothing was seen: what the last cycle found of models and answers stands, and the database says why.
+            parts = [part for part in self.health.parts if part.family]
+        seconds, now_us = self._clock() - began, self._now_us()
+        self.health = Health(
+            (health.database_part(database), *health.platform_parts(parts), *parts),
+            now_us,
+            now_us + max(0, int((settings.cycle_seconds - seconds) * 1e6)),
+            seconds,
+        )
+        log_health(self.health)
+        tell_metrics(self._metrics, self.health, seen, self.report, done=database.readable)
+
+
+def online_findings(standings: list[Standing], now_us: int) -> list[Finding]:
+    """Gives the results of the newest version in each arm, of monitors that still get decisions."""
+    latest: dict[tuple[str, ...], Standing] = {}
+    for one in standings:
+        present = latest.get(one.key[:4])
+        if present is None or one.since_us > present.since_us:
+            latest[one.key[:4]] = one
+    return [
+        Finding(
+            family=one.key.family,
+            experiment=one.key.experiment,
+            arm=one.key.arm,
+            variant=one.key.variant,
+            result=result,
+            since_us=one.since_us,
+            until_us=one.last_us,
+        )
+        for one in latest.values()
+        if one.last_us >= now_us - QUIET_US
+        for result in one.results
+    ]
+
+
+def database_bytes(connection: Connection) -> int:
+    """Gives the size of the database."""
+    if connection.dialect.name == "postgresql":
+        return int(connection.scalar(text("SELECT pg_database_size(current_database())")) or 0)
+    pages = int(connection.scalar(text("PRAGMA page_count")) or 0)
+    return pages * int(connection.scalar(text("PRAGMA page_size")) or 0)
+
+
+@contextlib.asynccontextmanager
+async def cycling(cycle: Cycle) -> AsyncIterator[Cycle]:
+    """Runs the cycle until the block ends."""
+    task = asyncio.create_task(cycle.run(), name="check cycle")
+    try:
+        yield cycle
+    finally:
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await task
