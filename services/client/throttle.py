@@ -1,9 +1,9 @@
 """Refusing calls here when the router refuses most of them, so that it can spend its time on answers.
 
 The adaptive throttling of Google's Site Reliability Engineering book (2016, chapter 21): of the calls of the last
-seconds, the router let so many in; a call goes out with a chance such that the router sees 1.6 times that. As soon as it
-lets all of that in, more go out. Each family is throttled by itself: calls of critical ones are not refused,
-so they never are here either.
+seconds, the router let so many in; a call goes out with a chance such that the router sees 1.6 times that. As soon as
+it lets all of that in, more go out. Each family is throttled by itself: calls of critical ones are not refused, so they
+never are here either.
 """
 
 from __future__ import annotations

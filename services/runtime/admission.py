@@ -3,8 +3,9 @@
 The room of ordinary calls follows how late the event loop is. A timer asks for the loop every 10 ms; when even the
 promptest of ten such requests came over 3 ms late, work queues on the loop for good (CoDel's observation: a queue that
 never empties is the bad one; Nichols and Jacobson 2012), and the room that is in use shrinks by a fifth; else it grows
-by an eighth, up to the configured limit. Refusing costs a fraction of answering, but not nothing: hence the hint to come back later,
-which is set so that refusals stay under a twentieth of what is answered, if those who are refused heed it.
+by an eighth, up to the configured limit. Refusing costs a fraction of answering, but not nothing: hence the hint to
+come back later, which is set so that refusals stay under a twentieth of what is answered, if those who are refused heed
+it.
 
 Laws, held by tests/unit/test_admission.py: a critical call is never refused; ordinary calls under way never exceed the
 limit; the room never leaves [LOWEST_ROOM, limit]; hints stay within [SHORTEST_HINT, LONGEST_HINT].
