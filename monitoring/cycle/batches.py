@@ -87,7 +87,11 @@ def brought(changes: Changes, schema_of: Callable[[str], Schema | None]) -> Brou
     """
     versions: dict[str, int] = {}
     decisions: dict[str, list[tuple[int, DecisionRow, Features]]] = {}
+    # A record that takes the place of another one of its id was watched already, and a monitor cannot unlearn.
+    known = {(row.tenant, row.decision_id) for _, row in changes.removed}
     for (cell, row), features in zip(changes.added, changes.features, strict=True):
+        if (row.tenant, row.decision_id) in known:
+            continue
         decisions.setdefault(row.family, []).append((cell, row, features))
     decided = {}
     for family, found in decisions.items():

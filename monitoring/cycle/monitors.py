@@ -114,16 +114,13 @@ class Monitors:
         Raises:
             Unavailable: the monitors are not in memory, and the database cannot be read.
         """
-        memory = self._memory
-        if memory is None:
-            # Reading it is the writer's work too: two memories would be one too many.
-            self.feed_now(database)
-            memory = self._memory
-            assert memory is not None
         with self._lock:
+            if self._memory is None:
+                # A database that takes no writes may still tell what the monitors knew last.
+                self._memory = database.read_now(self._load, database.generation)
             return [
                 Standing(key, kept.since_us, kept.last_us, kept.decisions, kept.monitor.results())
-                for key, kept in sorted(memory.kept.items())
+                for key, kept in sorted(self._memory.kept.items())
             ]
 
     def arrivals(self) -> dict[tuple[str, str], tuple[int, dict[str, int]]]:

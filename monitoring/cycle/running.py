@@ -131,20 +131,20 @@ class Cycle:
 
     async def run(self) -> None:
         """Runs cycles for ever, each beginning `cycle_seconds` after the one before began."""
-        due = fed = self._clock()
+        began: float | None = None
+        fed = self._clock()
         while True:
             now = self._clock()
-            if now >= due:
+            # Settings may shorten the time until the next cycle at any moment.
+            if began is None or now >= began + self.settings.cycle_seconds:
                 began = now
                 await self.once()
                 fed = self._clock()
-                due = max(began + self.settings.cycle_seconds, fed)
             elif now >= fed + FEED_SECONDS:
                 await self.feed()
                 fed = self._clock()
-            # Settings may shorten the time until the next cycle at any moment.
-            await asyncio.sleep(min(max(due - self._clock(), 0.0), 1.0))
-            due = min(due, self._clock() + self.settings.cycle_seconds)
+            left = began + self.settings.cycle_seconds - self._clock()
+            await asyncio.sleep(min(max(left, 0.05), 1.0))
 
     async def _look(self, settings: MonitoringSettings) -> tuple[list[FamilySeen], int]:
         names = self.platform().families

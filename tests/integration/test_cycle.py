@@ -1,0 +1,293 @@
+"""The check cycle from traffic to alerts, with real parts."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import structlog
+
+from monitoring.cycle.health import Dimension, State
+from monitoring.cycle.platform import Platform, Served, Split
+from monitoring.cycle.running import cycling
+from services.runtime.database import sqlite_url
+from services.runtime.errors import Unavailable
+from services.runtime.monitoring_config import MonitoringSettings
+from tests.integration.alerts_under_test import a_web_server
+from tests.integration.cycle_under_test import SETTINGS, Stage, a_stage
+
+
+@pytest.fixture
+def url(tmp_path: Path) -> str:
+    return str(sqlite_url(tmp_path / "hub.sqlite"))
+
+
+async def _run(stage: Stage, decisions: int, every: int = 500) -> None:
+    """Sends traffic with a cycle after each `every` decisions."""
+    for _ in range(decisions // every):
+        await stage.traffic.run(every)
+        await stage.cycle.once()
+
+
+async def test_a_shift_in_one_feature_reaches_a_webhook_and_its_end_resolves_the_alert(url: str) -> None:
+    """Traffic shifts in one feature; FEATURE_DRIFT names it, a real web server hears of it, recovery ends it."""
+    async with a_web_server() as web:
+        settings = MonitoringSettings.model_validate(
+            SETTINGS.model_dump() | {"handlers": {"hook": {"webhook": {"url": web.url}, "min_severity": "info"}}}
+        )
+        async with a_stage(url, settings) as stage:
+            await _run(stage, 2000)
+            assert stage.types() == set()
+            stage.traffic.shift = 1.0
+            await _run(stage, 1500)
+            # The joint test of all features sees it too.
+            assert ("feature_drift", "b") in stage.firing()
+            assert stage.types() == {"feature_drift"}
+            async with asyncio.timeout(10):
+                await web.arrived.wait()
+            told = json.loads(web.received[0].body)
+            assert "feature_drift" in json.dumps(told)
+            stage.traffic.shift = 0.0
+            for _ in range(40):
+                await _run(stage, 500)
+                if not stage.types():
+                    break
+            assert stage.types() == set()
+            async with asyncio.timeout(10):
+                while not any(b"resolved" in one.body for one in web.received):
+                    await asyncio.sleep(0.01)
+
+
+async def test_a_shift_of_the_inputs_alone_is_no_concept_drift(url: str) -> None:
+    """P(x) shifts and P(y|x) stays: feature drift, no concept drift, no loss of performance."""
+    async with a_stage(url) as stage:
+        await _run(stage, 2000)
+        stage.traffic.shift = 1.0
+        await _run(stage, 3000)
+        assert "feature_drift" in stage.types()
+        assert not stage.types() & {"concept_drift", "performance_degradation"}
+
+
+async def test_a_change_of_the_concept_alone_is_no_feature_drift(url: str) -> None:
+    """P(y|x) changes and P(x) stays: concept drift and loss of performance, no feature drift."""
+    async with a_stage(url) as stage:
+        await _run(stage, 2000)
+        stage.traffic.turned = True
+        await _run(stage, 3000)
+        assert {"concept_drift", "performance_degradation"} <= stage.types()
+        assert not stage.types() & {"feature_drift", "prediction_drift", "data_quality"}
+        model = next(p for p in stage.cycle.health.parts if p.dimension is Dimension.MODEL and p.family)
+        assert model.state is State.DEGRADED
+        assert any("toy" in reason for reason in model.reasons)
+
+
+async def test_each_decision_is_watched_once_whatever_restarts(database_url: str) -> None:
+    """Batches that were stored before a restart are watched after it, and those that were watched are not again."""
+    async with a_stage(database_url) as stage:
+        await stage.traffic.run(500)
+        assert await stage.cycle.feed()
+        await stage.traffic.run(250)
+        traffic, clock = stage.traffic, stage.clock
+    async with a_stage(database_url, clock=clock) as stage:
+        traffic.store, stage.traffic = stage.store, traffic
+        assert await stage.cycle.feed()
+        (one,) = stage.monitors.standings(stage.database)
+        assert one.decisions == 750
+        await stage.cycle.feed()
+        (one,) = stage.monitors.standings(stage.database)
+        assert one.decisions == 750
+
+
+async def test_a_batch_that_comes_twice_is_watched_once(url: str) -> None:
+    """What the ledger counts as a duplicate no monitor sees."""
+    async with a_stage(url) as stage:
+        stage.clock.forward(60)
+        records = stage.traffic.records(250)
+        await stage.store.append(records, "r1")
+        await stage.store.append(records, "r1")
+        await stage.cycle.feed()
+        (one,) = stage.monitors.standings(stage.database)
+        assert one.decisions == 250
+
+
+async def test_a_restart_changes_no_result(tmp_path: Path) -> None:
+    """Monitors whose states went through the database say what they would have said without."""
+    found = []
+    for restarts in (False, True):
+        url = str(sqlite_url(tmp_path / f"{restarts}.sqlite"))
+        async with a_stage(url) as stage:
+            for _ in range(6):
+                await stage.traffic.run(500)
+                await stage.cycle.feed()
+                if restarts:
+                    stage.monitors._memory = None
+            (one,) = stage.monitors.standings(stage.database)
+            found.append(one.results)
+    assert found[0] == found[1]
+
+
+async def test_a_new_version_begins_a_new_reference(url: str) -> None:
+    """Decisions of another version are no drift of the one before."""
+    async with a_stage(url) as stage:
+        await _run(stage, 1500)
+        stage.traffic.version = "toy:2"
+        await _run(stage, 500)
+        assert {one.key.version: one.decisions for one in stage.monitors.standings(stage.database)} == {
+            "toy:1": 1500,
+            "toy:2": 500,
+        }
+        assert stage.types() == set()
+
+
+async def test_rates_over_their_limits(url: str) -> None:
+    """Fallbacks after failures raise fallback and error rate, slow answers the latency; calm ends them."""
+    async with a_stage(url) as stage:
+        await _run(stage, 1500)
+        stage.traffic.fallback, stage.traffic.latency_us = 4, 90_000
+        await _run(stage, 1500)
+        assert {"high_fallback_rate", "high_error_rate", "high_latency"} <= stage.types()
+        parts = {p.dimension: p for p in stage.cycle.health.parts if p.family}
+        assert parts[Dimension.FALLBACK].state is State.UNHEALTHY
+        assert parts[Dimension.PREDICTIONS].state is State.UNHEALTHY
+
+
+async def test_missing_values_and_new_categories_are_data_quality(url: str) -> None:
+    """A feature that goes missing raises DATA_QUALITY under its name."""
+    async with a_stage(url) as stage:
+        await _run(stage, 2000)
+
+        def holes(rows: object) -> None:
+            rows[::3, 2] = float("nan")  # type: ignore[index]
+
+        stage.traffic.change = holes
+        await _run(stage, 1500)
+        assert ("data_quality", "c") in stage.firing()
+
+
+async def test_arms_that_do_not_get_their_shares(url: str) -> None:
+    """Two arms of equal weights whose units come one to three are a mismatch; those of fitting weights are none."""
+    async with a_stage(url) as stage:
+        for share, arm in ((250, "model"), (750, "rules")):
+            stage.traffic.arm = stage.traffic.variant = arm
+            await stage.traffic.run(share)
+        for weights, expected in (({"model": 1.0, "rules": 3.0}, False), ({"model": 1.0, "rules": 1.0}, True)):
+            split = Split(family="toy", experiment="toy", revision=1, weights=weights)
+            stage.platform.append(Platform(families=("toy",), splits=(split,)))
+            await stage.cycle.once()
+            assert ("sample_ratio_mismatch" in stage.types()) is expected
+
+
+async def test_models_that_are_away_or_old(url: str) -> None:
+    """A variant that no router reaches and one that was trained long ago are told, and health says which."""
+    async with a_stage(url) as stage:
+        old = stage.clock.now_us - 100 * 86_400_000_000
+        stage.platform.append(
+            Platform(
+                families=("toy",),
+                served=(
+                    Served(family="toy", variant="away", trained_at_us=None, ready=False),
+                    Served(family="toy", variant="old", trained_at_us=old, ready=True),
+                    Served(family="toy", variant="asleep", trained_at_us=None, ready=False, sleeps=True),
+                ),
+            )
+        )
+        await stage.cycle.once()
+        stage.clock.forward(61)
+        await stage.cycle.once()
+        assert stage.firing() == {("model_unavailable", "away"), ("stale_model", "old")}
+        model = next(p for p in stage.cycle.health.parts if p.dimension is Dimension.MODEL and p.family)
+        assert model.state is State.DEGRADED
+
+
+async def test_a_database_that_refuses_and_comes_back(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Reads or writes that fail in the middle of a cycle are told in health and as an alert; the next cycle works."""
+    async with a_stage(url) as stage:
+        await _run(stage, 1000)
+        whole = stage.cycle.health
+        real_read, real_write = stage.database.read_now, stage.database.write_now
+
+        def refuse(*_: object, **__: object) -> object:
+            raise Unavailable("", "the database is away")
+
+        await stage.traffic.run(250)
+        monkeypatch.setattr(stage.database, "read_now", refuse)
+        monkeypatch.setattr(stage.database, "write_now", refuse)
+        with structlog.testing.capture_logs() as lines:
+            await stage.cycle.once()
+        assert any(line["event"].startswith("check cycle failed") and line["log_level"] == "error" for line in lines)
+        database = stage.cycle.health.parts[0]
+        assert (database.dimension, database.state) == (Dimension.DATABASE, State.UNHEALTHY)
+        # What was known of models and answers stands.
+        assert [part for part in stage.cycle.health.parts if part.family] == [p for p in whole.parts if p.family]
+        assert {alert.type.value for alert in stage.alerts.engine.active()} >= {"database_unavailable"}
+
+        monkeypatch.setattr(stage.database, "read_now", real_read)
+        await stage.cycle.once()
+        assert stage.cycle.health.parts[0].reasons[0].startswith("the database cannot be written")
+
+        monkeypatch.setattr(stage.database, "write_now", real_write)
+        stage.clock.forward(120)
+        await stage.cycle.once()
+        assert stage.cycle.health.state is State.HEALTHY
+        (one,) = stage.monitors.standings(stage.database)
+        assert one.decisions == 1250
+        stage.clock.forward(120)
+        await stage.cycle.once()
+        assert stage.types() == set()
+
+
+async def test_a_database_that_becomes_read_only(url: str) -> None:
+    """A file that takes no writes any more is said so; when it does again, everything that waited is watched."""
+    async with a_stage(url) as stage:
+        await _run(stage, 500)
+        await stage.traffic.run(250)
+
+        def read_only(flag: str) -> None:
+            def work(connection: Any) -> None:
+                connection.exec_driver_sql(f"PRAGMA query_only = {flag}")
+
+            stage.database.write_now(work)
+
+        await stage.database.exclusively(lambda: read_only("ON"))
+        await stage.cycle.once()
+        database = stage.cycle.health.parts[0]
+        assert database.state is State.UNHEALTHY
+        assert database.reasons[0].startswith("the database cannot be written")
+        await stage.database.exclusively(lambda: read_only("OFF"))
+        await stage.cycle.once()
+        (one,) = stage.monitors.standings(stage.database)
+        assert one.decisions == 750
+
+
+async def test_a_cycle_that_breaks_is_told_and_the_next_one_works(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A mistake in the cycle itself raises MONITORING_FAILED, and ends with the next cycle that works."""
+    async with a_stage(url) as stage:
+        real = stage.monitors.standings
+
+        def broken(_: object) -> object:
+            raise RuntimeError("no")
+
+        monkeypatch.setattr(stage.monitors, "standings", broken)
+        await stage.cycle.once()
+        assert "monitoring_failed" in stage.types()
+        monkeypatch.setattr(stage.monitors, "standings", real)
+        await stage.cycle.once()
+        assert stage.cycle.health.state is State.HEALTHY
+
+
+async def test_cycles_follow_the_settings_at_run_time(url: str) -> None:
+    """The running loop takes a shorter interval over from a change of the settings."""
+    async with a_stage(url) as stage, cycling(stage.cycle):
+        async with asyncio.timeout(20):
+            while not stage.cycle.health.checked_at_us:
+                await asyncio.sleep(0.01)
+            first = stage.cycle.health.checked_at_us
+            shorter = stage.cycle.settings.model_copy(update={"cycle_seconds": 1})
+            revision = stage.alerts.settings.newest.revision
+            await stage.alerts.settings.change(shorter, base_revision=revision, who="test", why="test")
+            stage.clock.forward(2)
+            while stage.cycle.health.checked_at_us == first:
+                await asyncio.sleep(0.01)
