@@ -15,9 +15,10 @@ from monitoring.cycle.quality import LEVELS, estimate, measures, report, statist
 from monitoring.drift.results import Aspect, Verdict
 from monitoring.ledger.aggregates import Totals
 from monitoring.ledger.tally import BINS, Sum
-from monitoring.validation.binary import BinaryStatistics
+from monitoring.validation.binary import BinaryReport, BinaryStatistics
 from monitoring.validation.label_free import MINIMUM_LABELS, LabelFree, Unlabelled, expected_performance
 from turnout.v1 import monitoring_pb2 as pb
+from turnout.v1 import prediction_pb2
 
 RANKS: Final = (0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99)
 SHOWN_BINS: Final = 20
@@ -121,7 +122,10 @@ def variant_distribution(
         window=pb.Window(start_unix_us=since_us, end_unix_us=until_us, count=totals.decisions),
         values=_distribution(of.value, totals, Sum.VALUE, Sum.VALUE_SQUARED, bounds),
         confidences=_distribution(of.confidence, totals, Sum.CONFIDENCE, Sum.CONFIDENCE_SQUARED, (0.0, 1.0)),
+        latencies_ms=_distribution(of.latency, totals, Sum.LATENCY, Sum.LATENCY_SQUARED, None, scale=1e-3),
     )
+    for reason, count in totals.fallbacks.items():
+        message.fallback_reasons[_reason(reason)] += count
     if family.levels and not of.value.is_empty():
         steps = sorted(family.levels, key=lambda level: level.at_least)
         under = [float(of.value.get_rank(level.at_least, False)) for level in steps] + [1.0]  # noqa: FBT003 - exclusive
@@ -131,13 +135,13 @@ def variant_distribution(
 
 
 def _distribution(
-    sketch: Any, totals: Totals, total: Sum, squares: Sum, bounds: tuple[float, float] | None
+    sketch: Any, totals: Totals, total: Sum, squares: Sum, bounds: tuple[float, float] | None, *, scale: float = 1.0
 ) -> pb.Distribution:
     count = totals.decisions
     message = pb.Distribution(count=count)
     mean = totals.mean(total)
     if mean is not None:
-        message.mean = mean
+        message.mean = mean * scale
     if count > 1 and mean is not None:
         message.standard_deviation = math.sqrt(
             max(totals.sum(squares) / count - mean * mean, 0.0) * count / (count - 1)
@@ -145,16 +149,35 @@ def _distribution(
     if sketch.is_empty():
         return message
     for rank in RANKS:
-        message.quantiles.add(rank=rank, value=float(sketch.get_quantile(rank, True)))  # noqa: FBT003 - inclusive
+        message.quantiles.add(rank=rank, value=float(sketch.get_quantile(rank, True)) * scale)  # noqa: FBT003 - inclusive
     lowest, highest = float(sketch.get_min_value()), float(sketch.get_max_value())
     low, high = bounds or (lowest, highest)
     if high <= low:
-        message.bins.add(lower=low, upper=high, count=count)
+        message.bins.add(lower=low * scale, upper=high * scale, count=count)
         return message
     edges: NDArray[np.float64] = np.linspace(low, high, SHOWN_BINS + 1)
     cumulative = [float(sketch.get_rank(float(edge), False)) for edge in edges[:-1]] + [1.0]  # noqa: FBT003 - exclusive
     cumulative[0] = 0.0
     for place in range(SHOWN_BINS):
         share = cumulative[place + 1] - cumulative[place]
-        message.bins.add(lower=edges[place], upper=edges[place + 1], count=round(share * count))
+        message.bins.add(lower=edges[place] * scale, upper=edges[place + 1] * scale, count=round(share * count))
     return message
+
+
+def quality_step(family: Family, totals: Totals, start_us: int, end_us: int) -> pb.QualityStep:
+    """Gives what a variant did in one step of a window."""
+    step = pb.QualityStep(
+        window=pb.Window(start_unix_us=start_us, end_unix_us=end_us, count=totals.decisions),
+        outcomes=totals.outcomes,
+        latency_p95_ms=(totals.quantile("latency", 0.95) or 0.0) / 1000,
+    )
+    found = report(statistics(family, totals))
+    main = found.accuracy if isinstance(found, BinaryReport) else found.mean_absolute_error
+    if main is not None:
+        step.quality = main.value
+    return step
+
+
+def _reason(number: int) -> str:
+    known = prediction_pb2.FallbackReason.DESCRIPTOR.values_by_number.get(number)
+    return known.name.removeprefix("FALLBACK_REASON_").lower() if known is not None else "other"

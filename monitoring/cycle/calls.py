@@ -13,9 +13,9 @@ from monitoring.cycle import answering
 from monitoring.cycle.messages import drift_message, health_message
 from monitoring.cycle.routers import RouterBook
 from monitoring.cycle.running import Cycle, database_bytes
-from monitoring.ledger.aggregates import Totals, window_totals
+from monitoring.ledger.aggregates import By, Totals, window_series, window_totals
 from monitoring.ledger.counters import WAITING
-from monitoring.ledger.levels import DAY_US
+from monitoring.ledger.levels import DAY_US, HOUR_US, MINUTE_US
 from monitoring.ledger.tables import COUNTERS
 from services.runtime.call import Call
 from services.runtime.deadlines import in_time
@@ -29,6 +29,8 @@ SHORTEST_WINDOW: Final = 60
 LONGEST_WINDOW: Final = 31_536_000
 PAST_US: Final = 30 * DAY_US
 """Labelled decisions of so long before the window tell what probabilities mean."""
+MAX_STEPS: Final = 48
+STEPS_US: Final = (MINUTE_US, 5 * MINUTE_US, 15 * MINUTE_US, HOUR_US, 6 * HOUR_US, DAY_US)
 SECOND_US: Final = 1_000_000
 Groups = dict[tuple[str, ...], Totals]
 
@@ -85,22 +87,31 @@ class CycleCalls:
         family = self._family(request.family)
         now_us, since_us = self._window(request.window_seconds)
 
-        def read(connection: Connection) -> tuple[Groups, Groups]:
-            found = _totals(connection, family.name, request.arm, request.tenant, since_us, now_us)
-            past = _totals(connection, family.name, request.arm, request.tenant, since_us - PAST_US, since_us)
-            return found, past
+        length_us = step_of(now_us - since_us)
 
-        now, past = await in_time(self._cycle.database.read(read), call, longest_seconds=LONGEST_SECONDS)
+        def read(connection: Connection) -> tuple[Groups, Groups, list[tuple[int, Groups]]]:
+            wanted = (family.name, request.arm, request.tenant)
+            found = _totals(connection, *wanted, since_us, now_us)
+            past = _totals(connection, *wanted, since_us - PAST_US, since_us)
+            by: tuple[By, ...] = ("arm", "variant", "tenant")
+            series = window_series(
+                connection, family.name, None, since_us, now_us, length_us=length_us, by=by, populations=None
+            )
+            return found, past, [(at, _merged(groups, request.arm, request.tenant)) for at, groups in series]
+
+        now, past, series = await in_time(self._cycle.database.read(read), call, longest_seconds=LONGEST_SECONDS)
         findings = [one for one in self._cycle.report.findings if one.family == family.name]
-        return pb.ValidationResponse(
-            variants=[
-                answering.variant_quality(
-                    family, key[0], key[1], totals, past.get(key), findings, since_us=since_us, until_us=now_us
-                )
-                for key, totals in sorted(now.items())
-            ],
-            computed_at_unix_us=now_us,
-        )
+        reply = pb.ValidationResponse(computed_at_unix_us=now_us)
+        for key, totals in sorted(now.items()):
+            before = past.get(key)
+            quality = answering.variant_quality(
+                family, key[0], key[1], totals, before, findings, since_us=since_us, until_us=now_us
+            )
+            for at, groups in series:
+                if key in groups:
+                    quality.steps.append(answering.quality_step(family, groups[key], at, at + length_us))
+            reply.variants.append(quality)
+        return reply
 
     async def distribution(self, request: pb.DistributionRequest, call: Call) -> pb.DistributionResponse:
         """Gives how values and confidences of each arm and variant are distributed.
@@ -146,6 +157,19 @@ def _totals(  # noqa: PLR0917 - `Database.read` hands them on in this order
     found = window_totals(
         connection, family, None, max(since_us, 0), until_us, by=("arm", "variant", "tenant"), populations=None
     )
+    return _merged(found, arm, tenant)
+
+
+def step_of(span_us: int) -> int:
+    """Gives the length of the steps that a window is shown in: at most 48 of them, whole minutes, hours or days."""
+    for length in STEPS_US:
+        if span_us <= MAX_STEPS * length:
+            return length
+    return 7 * DAY_US
+
+
+def _merged(found: Groups, arm: str, tenant: str) -> Groups:
+    """Gives totals by arm and variant, of one arm or tenant only where one is named."""
     merged: Groups = {}
     for (one, variant, whose), totals in found.items():
         if (arm and one != arm) or (tenant and whose != tenant):

@@ -9,7 +9,7 @@ from typing import Final
 
 import typer
 
-from services.cli import ask, bench, export, health, models, replay, simulate, split, train, up
+from services.cli import alerts, ask, bench, drift, export, health, models, replay, simulate, split, train, up
 from services.cli.demo import command as demo
 from services.cli.output import messages
 from services.runtime.errors import AlreadyExists, InvalidArgument, NotFound, TurnoutError, Unauthenticated
@@ -39,12 +39,14 @@ _COMMANDS: Final[tuple[Callable[..., None], ...]] = (
     replay.replay,
     export.export,
     health.health,
+    drift.drift,
     simulate.simulate,
     bench.bench,
 )
 for _command in _COMMANDS:
     app.command(context_settings=_OPTIONS)(_command)
 app.add_typer(split.app, name="split")
+app.add_typer(alerts.app, name="alerts")
 app.add_typer(models.app, name="models")
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 from pathlib import Path
-from typing import Any
 
 import pytest
 import structlog
@@ -14,6 +13,7 @@ from monitoring.cycle.health import Dimension, State
 from monitoring.cycle.platform import Platform, Served, Split
 from monitoring.cycle.running import cycling
 from services.runtime.database import sqlite_url
+from services.runtime.database.sqlite import run_outside_transaction
 from services.runtime.errors import Unavailable
 from services.runtime.monitoring_config import MonitoringSettings
 from tests.integration.alerts_under_test import a_web_server
@@ -239,27 +239,29 @@ async def test_a_database_that_refuses_and_comes_back(url: str, monkeypatch: pyt
         assert stage.types() == set()
 
 
-async def test_a_database_that_becomes_read_only(url: str) -> None:
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ("PRAGMA query_only = ON", "PRAGMA query_only = OFF"),
+        # SQLite takes the present size instead of 1: the file may not grow any more.
+        ("PRAGMA max_page_count = 1", "PRAGMA max_page_count = 1000000"),
+    ],
+    ids=["read-only", "full"],
+)
+async def test_a_database_that_is_read_only_or_full(url: str, before: str, after: str) -> None:
     """A file that takes no writes any more is said so; when it does again, everything that waited is watched."""
     async with a_stage(url) as stage:
-        await _run(stage, 500)
-        await stage.traffic.run(250)
-
-        def read_only(flag: str) -> None:
-            def work(connection: Any) -> None:
-                connection.exec_driver_sql(f"PRAGMA query_only = {flag}")
-
-            stage.database.write_now(work)
-
-        await stage.database.exclusively(lambda: read_only("ON"))
+        await stage.traffic.run(500)
+        writer = stage.database._connected.writer
+        await stage.database.exclusively(lambda: run_outside_transaction(writer, before))
         await stage.cycle.once()
         database = stage.cycle.health.parts[0]
         assert database.state is State.UNHEALTHY
         assert database.reasons[0].startswith("the database cannot be written")
-        await stage.database.exclusively(lambda: read_only("OFF"))
+        await stage.database.exclusively(lambda: run_outside_transaction(writer, after))
         await stage.cycle.once()
         (one,) = stage.monitors.standings(stage.database)
-        assert one.decisions == 750
+        assert one.decisions == 500
 
 
 async def test_a_cycle_that_breaks_is_told_and_the_next_one_works(url: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -889,6 +889,7 @@ class VariantQuality(_message.Message):
     LEVEL_FIELD_NUMBER: _builtins.int
     ESTIMATE_FIELD_NUMBER: _builtins.int
     CALIBRATION_FIELD_NUMBER: _builtins.int
+    STEPS_FIELD_NUMBER: _builtins.int
     arm: _builtins.str
     """Arm."""
     variant: _builtins.str
@@ -915,6 +916,10 @@ class VariantQuality(_message.Message):
     def calibration(self) -> _containers.RepeatedCompositeFieldContainer[Global___CalibrationBin]:
         """Calibration, by rising predicted value."""
 
+    @_builtins.property
+    def steps(self) -> _containers.RepeatedCompositeFieldContainer[Global___QualityStep]:
+        """The window in steps of equal length, oldest first; steps without decisions are left out."""
+
     def __init__(
         self,
         *,
@@ -926,14 +931,53 @@ class VariantQuality(_message.Message):
         level: Global___QualityLevel.ValueType = ...,
         estimate: Global___PerformanceEstimate | None = ...,
         calibration: _abc.Iterable[Global___CalibrationBin] | None = ...,
+        steps: _abc.Iterable[Global___QualityStep] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["estimate", b"estimate", "window", b"window"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["arm", b"arm", "calibration", b"calibration", "estimate", b"estimate", "level", b"level", "measures", b"measures", "unlabelled", b"unlabelled", "variant", b"variant", "window", b"window"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["arm", b"arm", "calibration", b"calibration", "estimate", b"estimate", "level", b"level", "measures", b"measures", "steps", b"steps", "unlabelled", b"unlabelled", "variant", b"variant", "window", b"window"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___VariantQuality: _TypeAlias = VariantQuality  # noqa: Y015
+
+@_typing.final
+class QualityStep(_message.Message):
+    """What one variant did in one arm in one step of the window."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    WINDOW_FIELD_NUMBER: _builtins.int
+    OUTCOMES_FIELD_NUMBER: _builtins.int
+    QUALITY_FIELD_NUMBER: _builtins.int
+    LATENCY_P95_MS_FIELD_NUMBER: _builtins.int
+    outcomes: _builtins.int
+    """Decisions of the step with an outcome."""
+    quality: _builtins.float
+    """The main measure, accuracy for labels and mae for numbers; absent without outcomes."""
+    latency_p95_ms: _builtins.float
+    """95th percentile of the time to answer, in milliseconds."""
+    @_builtins.property
+    def window(self) -> Global___Window:
+        """The step; its count is of decisions."""
+
+    def __init__(
+        self,
+        *,
+        window: Global___Window | None = ...,
+        outcomes: _builtins.int = ...,
+        quality: _builtins.float | None = ...,
+        latency_p95_ms: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_quality", b"_quality", "quality", b"quality", "window", b"window"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_quality", b"_quality", "latency_p95_ms", b"latency_p95_ms", "outcomes", b"outcomes", "quality", b"quality", "window", b"window"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__quality: _TypeAlias = _typing.Literal["quality"]  # noqa: Y015
+    _WhichOneofArgType__quality: _TypeAlias = _typing.Literal["_quality", b"_quality"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__quality) -> _WhichOneofReturnType__quality | None: ...
+
+Global___QualityStep: _TypeAlias = QualityStep  # noqa: Y015
 
 @_typing.final
 class PerformanceEstimate(_message.Message):
@@ -1089,12 +1133,34 @@ class VariantDistribution(_message.Message):
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 
+    @_typing.final
+    class FallbackReasonsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.int
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.int = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     ARM_FIELD_NUMBER: _builtins.int
     VARIANT_FIELD_NUMBER: _builtins.int
     WINDOW_FIELD_NUMBER: _builtins.int
     VALUES_FIELD_NUMBER: _builtins.int
     CONFIDENCES_FIELD_NUMBER: _builtins.int
     LEVELS_FIELD_NUMBER: _builtins.int
+    FALLBACK_REASONS_FIELD_NUMBER: _builtins.int
+    LATENCIES_MS_FIELD_NUMBER: _builtins.int
     arm: _builtins.str
     """Arm."""
     variant: _builtins.str
@@ -1115,6 +1181,14 @@ class VariantDistribution(_message.Message):
     def levels(self) -> _containers.ScalarMap[_builtins.str, _builtins.int]:
         """Decisions by the family's level; empty when the family has none."""
 
+    @_builtins.property
+    def fallback_reasons(self) -> _containers.ScalarMap[_builtins.str, _builtins.int]:
+        """Decisions that this variant answered in the place of the arm's own, by reason in lower case."""
+
+    @_builtins.property
+    def latencies_ms(self) -> Global___Distribution:
+        """Time to answer, in milliseconds."""
+
     def __init__(
         self,
         *,
@@ -1124,10 +1198,12 @@ class VariantDistribution(_message.Message):
         values: Global___Distribution | None = ...,
         confidences: Global___Distribution | None = ...,
         levels: _abc.Mapping[_builtins.str, _builtins.int] | None = ...,
+        fallback_reasons: _abc.Mapping[_builtins.str, _builtins.int] | None = ...,
+        latencies_ms: Global___Distribution | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["confidences", b"confidences", "values", b"values", "window", b"window"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["confidences", b"confidences", "latencies_ms", b"latencies_ms", "values", b"values", "window", b"window"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["arm", b"arm", "confidences", b"confidences", "levels", b"levels", "values", b"values", "variant", b"variant", "window", b"window"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["arm", b"arm", "confidences", b"confidences", "fallback_reasons", b"fallback_reasons", "latencies_ms", b"latencies_ms", "levels", b"levels", "values", b"values", "variant", b"variant", "window", b"window"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
