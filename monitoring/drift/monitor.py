@@ -131,7 +131,9 @@ class ArmMonitor:
             return
         self._features.update(batch.rows)
         self._joint.update(batch.rows)
-        self._answers.update(np.column_stack((batch.scores, batch.confidences)).astype(np.float32))
+        # A call without an answer is a matter of the rates; it must not look like a shift of the answers.
+        answers = np.column_stack((batch.scores, batch.confidences)).astype(np.float32)
+        self._answers.update(answers[~np.isnan(batch.scores)])
         self._quality.update(batch.rows, batch.violations)
         unsure = np.where(np.isnan(batch.confidences), np.nan, batch.confidences < self.thresholds.low_confidence)
         self._rates.update(np.column_stack((batch.fallback, unsure, batch.failed)).astype(np.float64))

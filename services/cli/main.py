@@ -9,7 +9,7 @@ from typing import Final
 
 import typer
 
-from services.cli import alerts, ask, bench, drift, export, health, models, replay, simulate, split, train, up
+from services.cli import alerts, ask, bench, drift, export, health, models, replay, report, simulate, split, train, up
 from services.cli.demo import command as demo
 from services.cli.output import messages
 from services.runtime.errors import AlreadyExists, InvalidArgument, NotFound, TurnoutError, Unauthenticated
@@ -40,6 +40,7 @@ _COMMANDS: Final[tuple[Callable[..., None], ...]] = (
     export.export,
     health.health,
     drift.drift,
+    report.report,
     simulate.simulate,
     bench.bench,
 )
