@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Final
 
-from benchmarks import assignment, control, drift, experiment_path, ledger, overload, peers, serving
+from benchmarks import assignment, control, drift, experiment_path, ledger, monitoring, overload, peers, serving
 from benchmarks.figures import Figure, Topic
 
 TOPICS: Final[tuple[Topic, ...]] = (
@@ -15,6 +15,7 @@ TOPICS: Final[tuple[Topic, ...]] = (
     control.TOPIC,
     drift.TOPIC,
     ledger.TOPIC,
+    monitoring.TOPIC,
     overload.TOPIC,
 )
 

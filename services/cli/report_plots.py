@@ -58,7 +58,10 @@ class Plot:
             )
             self._text(LEFT - 6, place + 4, _said(value), "end")
         for value, text in x_ticks or [(one, _said(one)) for one in _round_numbers(*self._across)]:
-            self._text(self.x(value), HEIGHT - BOTTOM + 16, text, "middle")
+            place = self.x(value)
+            # A label at the edge must not be cut off.
+            anchor = "end" if place > WIDTH - 3 * RIGHT and len(text) > 4 else "middle"
+            self._text(place, HEIGHT - BOTTOM + 16, text, anchor)
         self._text((LEFT + WIDTH - RIGHT) / 2, HEIGHT - 3, x_label, "middle")
         self._text(LEFT, TOP - 4, y_label, "start")
         base = HEIGHT - BOTTOM
