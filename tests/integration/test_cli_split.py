@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import structlog
 
 from services.cli import main
 from services.cli.split_shown import expected_shares
@@ -25,7 +26,7 @@ def commands(hub: Control, capsys: pytest.CaptureFixture[str]) -> Told:
         capsys.readouterr()
         code = await asyncio.to_thread(main.run, ["split", *arguments, "--hub", hub.server.address])
         said = capsys.readouterr()
-        return code, "\n".join(line for line in said.out.splitlines() if "[info" not in line), said.err
+        return code, said.out, said.err
 
     return run
 
@@ -39,6 +40,12 @@ def asking(run: Told) -> Callable[..., Awaitable[Any]]:
         return json.loads(out)
 
     return ask
+
+
+@pytest.fixture(autouse=True)
+def logs_of_the_hub_stay_out() -> None:
+    """The hub runs in this process: its log must not mix with what the command prints."""
+    structlog.configure(logger_factory=structlog.ReturnLoggerFactory())
 
 
 @pytest.fixture
