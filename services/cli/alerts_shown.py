@@ -8,6 +8,7 @@ if TYPE_CHECKING:
     from turnout.v1 import monitoring_pb2 as pb
 
 _COLOURS: Final = {"critical": "bold red", "high": "red", "medium": "yellow", "low": "cyan", "info": "white"}
+_WIDTHS: Final = {"id": 36, "what and where": 23}
 _SIGNS: Final = {"equal": "=", "unspecified": "=", "not_equal": "!=", "glob": "~=", "not_glob": "!~="}
 
 
@@ -104,13 +105,13 @@ def alerts_table(alerts: list[dict[str, Any]]) -> Any:
     """Shows alerts."""
     from rich.markup import escape
 
-    table = _table("severity", "type", "state", "since", "where", "summary", "id")
+    table = _table("id", "severity", "what and where", "state, since", "summary")
     for one in alerts:
         state = one["state"] + (" (silenced)" if one["silenced_by"] else " (flapping)" if one["flapping"] else "")
-        where = " ".join(f"{name}={value}" for name, value in one["labels"].items())
+        where = "\n".join([one["type"], *(f"{name}={value}" for name, value in one["labels"].items())])
         severity = f"[{_COLOURS.get(one['severity'], 'white')}]{one['severity']}[/]"
-        texts = (one["type"], state, _short(one["started_at"]), where, one["summary"], one["id"])
-        table.add_row(severity, *map(escape, texts))
+        texts = (where, f"{state}\n{_short(one['started_at'])}", one["summary"])
+        table.add_row(one["id"], severity, *map(escape, texts))
     return table
 
 
@@ -162,7 +163,8 @@ def _table(*columns: str) -> Any:
 
     table = Table(title_justify="left")
     for name in columns:
-        table.add_column(name)
+        # An id is there to be copied: it is shown whole.
+        table.add_column(name, no_wrap=name == "id", min_width=_WIDTHS.get(name))
     return table
 
 
