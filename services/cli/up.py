@@ -75,6 +75,9 @@ def _table(platform: Platform) -> Table:
     for name, child in platform.children.items():
         where = child.addresses
         table.add_row(name, str(child.pid), where.get("grpc", ""), f"http://{where.get('metrics', '')}/metrics")
+        if http := where.get("http"):
+            table.caption = f"The {name} also speaks HTTP/JSON at http://{http}, described at /openapi.json."
+            table.caption_justify = "left"
     return table
 
 

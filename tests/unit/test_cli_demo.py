@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections import Counter
 
 import pytest
@@ -76,6 +77,22 @@ async def test_a_decision_that_the_client_made_alone_may_be_missing_or_there() -
     for seen in (Counter("abc"), Counter("abcd")):
         summary.decisions = seen.total()
         assert list(_failures(tally, summary, seen, replayed=True)) == []
+
+
+async def test_a_call_that_was_given_up_on_may_be_in_the_ledger_and_excuses_no_other() -> None:
+    """Who gives up on two rows hears no ids: two strangers in the ledger are theirs, a third is nobody's."""
+    tally = a_good_run()
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        async with TurnoutClient(f"127.0.0.1:{silent.getsockname()[1]}", fallback=False) as client:
+            predictor = CountingPredictor(client, tally)
+            with pytest.raises(TimeoutError):
+                async with asyncio.timeout(0.01):
+                    await predictor.predict_batch("dispatch", [ROW, ROW], unit_id="u", region="", timeout=5.0)
+    assert (tally.predictions, tally.errors, tally.fallbacks) == (5, 0, {"abandoned": 2})
+    summary = ledger_pb2.SummarizeArmsResponse(outcomes_joined=2)
+    for seen, failures in ((Counter("abc"), 0), (Counter("abcxy"), 0), (Counter("abcxyz"), 1)):
+        summary.decisions = seen.total()
+        assert len(list(_failures(tally, summary, seen, replayed=True))) == failures
 
 
 async def test_answers_of_an_absent_router_are_counted_as_local() -> None:

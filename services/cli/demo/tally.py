@@ -31,6 +31,8 @@ class Tally:
         """Ids of the decisions that the router answered: the ledger must hold each exactly once."""
         self.local: set[str] = set()
         """Ids of those that the client's own rules answered: the ledger may or may not hold them."""
+        self.abandoned = 0
+        """Rows whose ids nobody heard, since the dispatch service gave up on the call: likewise."""
         self._changed = asyncio.Condition()
 
     async def answered(self, answers: Sequence[Answer], seconds: float) -> None:
@@ -47,6 +49,14 @@ class Tally:
             (self.local if local else self.by_router).add(answer.decision_id)
         async with self._changed:
             self._changed.notify_all()
+
+    def gave_up(self, rows: int, seconds: float) -> None:
+        """Counts a call that the dispatch service gave up on after that long: its own rules answer at once."""
+        self.predictions += rows
+        self.abandoned += rows
+        self.fallbacks["abandoned"] += rows
+        if seconds <= DEADLINE_SECONDS:
+            self.in_deadline += rows
 
     def failed(self, error: Exception, predictions: int) -> None:
         """Counts a call that gave no answer."""
@@ -84,6 +94,9 @@ class CountingPredictor:
         started = time.monotonic()
         try:
             answers = await self._client.predict_batch(family, rows, unit_id=unit_id, region=region, timeout=timeout)
+        except asyncio.CancelledError:
+            self._tally.gave_up(len(rows), time.monotonic() - started)
+            raise
         except Exception as error:
             self._tally.failed(error, len(rows))
             raise
