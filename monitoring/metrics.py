@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, Final
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
@@ -74,6 +74,11 @@ class MonitoringMetrics:
         """Counts decisions that were stored; one of their ids becomes the exemplar."""
         exemplar = {"decision_id": decision_id} if decision_id and len(decision_id) <= _MAX_EXEMPLAR else None
         self._predictions.child(f"{family}/{variant}", prediction).inc(count, exemplar=exemplar)
+
+    def predictions(self, counted: Iterable[tuple[str, str, str, int, str]]) -> None:
+        """Counts decisions that were stored, each entry as the arguments of `predicted`."""
+        for family, variant, prediction, count, decision_id in counted:
+            self.predicted(family, variant, prediction, count, decision_id)
 
     def accuracy(self, family: str, variant: str, share: float) -> None:
         """States the accuracy of a variant over the last window."""

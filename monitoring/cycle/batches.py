@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 import numpy as np
@@ -41,6 +41,8 @@ class Decided:
     """63 bits of a digest of the unit, or of the decision's id where it is the unit."""
     versions: Ints
     """Places in `Brought.versions`."""
+    examples: dict[int, str] = field(default_factory=dict)
+    """The id of one decision of each cell, to look at."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -110,7 +112,9 @@ def pack(batch: Brought) -> bytes:
         for part, names, group in (("d", _DECIDED, batch.decided), ("l", _LABELLED, batch.labelled)):
             if family in group:
                 arrays |= {f"{place}.{part}.{name}": getattr(group[family], name) for name in names}
-    return state.pack(_KIND, {"families": families, "versions": list(batch.versions)}, arrays)
+    examples = {name: list(one.examples.items()) for name, one in batch.decided.items()}
+    fields = {"families": families, "versions": list(batch.versions), "examples": examples}
+    return state.pack(_KIND, fields, arrays)
 
 
 def unpack(data: bytes) -> Brought:
@@ -124,7 +128,9 @@ def unpack(data: bytes) -> Brought:
     with state.checked(_KIND):
         for place, family in enumerate(fields["families"]):
             if f"{place}.d.cells" in arrays:
-                decided[family] = Decided(**{name: arrays[f"{place}.d.{name}"] for name in _DECIDED})
+                examples = {int(cell): str(name) for cell, name in fields["examples"].get(family, ())}
+                columns = {name: arrays[f"{place}.d.{name}"] for name in _DECIDED}
+                decided[family] = Decided(**columns, examples=examples)
             if f"{place}.l.cells" in arrays:
                 labelled[family] = Labelled(**{name: arrays[f"{place}.l.{name}"] for name in _LABELLED})
         return Brought(tuple(fields["versions"]), decided, labelled)
@@ -154,6 +160,7 @@ def _decided(found: Sequence[tuple[int, DecisionRow, Features]], schema: Schema,
         revisions=np.array([row.revision for _, row, _ in found], np.int64),
         units=np.array(units, np.int64),
         versions=np.array(places, np.int64),
+        examples={cell: row.decision_id for cell, row, _ in found},
     )
 
 

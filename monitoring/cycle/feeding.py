@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -10,13 +11,14 @@ import numpy as np
 from numpy.typing import NDArray
 from sqlalchemy import Connection, select
 
-from bentos.family import TargetKind
+from bentos.family import Family, TargetKind
 from monitoring.cycle.batches import Decided, Labelled
 from monitoring.cycle.ratio import Arrivals
 from monitoring.drift.monitor import ArmMonitor, Batch
 from monitoring.ledger.aggregates import ERRORS
 from monitoring.ledger.cells import Cell
 from monitoring.ledger.tables import CELLS
+from monitoring.ledger.tally import THRESHOLD
 
 Places = NDArray[np.int64]
 
@@ -29,6 +31,18 @@ class ArmKey(NamedTuple):
     arm: str
     variant: str
     version: str
+
+
+class Said(NamedTuple):
+    """How often a variant predicted the same."""
+
+    family: str
+    variant: str
+    prediction: str
+    """The family's level; positive or negative for a probability without levels, else number."""
+    times: int
+    decision_id: str
+    """One of them."""
 
 
 @dataclass(slots=True)
@@ -124,3 +138,21 @@ def by_cell(connection: Connection, memory: Remembered, cells: Places) -> Iterat
         merged.setdefault(memory.cells[number]._replace(tenant=""), []).append(number)
     for cell, members in merged.items():
         yield cell, np.flatnonzero(np.isin(cells, members))
+
+
+def count_predictions(connection: Connection, memory: Remembered, family: Family, decided: Decided) -> list[Said]:
+    """Counts what was predicted, by variant and level."""
+    found = []
+    for cell, places in by_cell(connection, memory, decided.cells):
+        names: Counter[str] = Counter(_prediction(family, value) for value in decided.values[places].tolist())
+        example = decided.examples.get(int(decided.cells[places[-1]]), "")
+        found += [Said(family.name, cell.variant, name, count, example) for name, count in sorted(names.items())]
+    return found
+
+
+def _prediction(family: Family, value: float) -> str:
+    if family.levels:
+        return family.level(value) or "none"
+    if family.target.kind is TargetKind.BINARY:
+        return "positive" if value >= THRESHOLD else "negative"
+    return "number"

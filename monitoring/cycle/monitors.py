@@ -25,7 +25,19 @@ from bentos.family import Family
 from bentos.thresholds import Thresholds
 from monitoring.alerts.tables import MONITORING_STATE
 from monitoring.cycle.batches import Brought, Decided, brought, pack, unpack
-from monitoring.cycle.feeding import ArmKey, Kept, Places, Remembered, arrive, by_cell, label, newest, update
+from monitoring.cycle.feeding import (
+    ArmKey,
+    Kept,
+    Places,
+    Remembered,
+    Said,
+    arrive,
+    by_cell,
+    count_predictions,
+    label,
+    newest,
+    update,
+)
 from monitoring.cycle.ratio import Arrivals
 from monitoring.cycle.tables import MONITORING_INBOX
 from monitoring.drift import state
@@ -42,6 +54,7 @@ MAX_MONITORS: Final = 256
 """Of all families; the one that was quiet for longest makes room."""
 BATCHES: Final = 32
 """Batches that one transaction takes."""
+Predicted = Callable[[list[Said]], None]
 _MONITOR: Final = "monitor/"
 _ARRIVALS: Final = "arrivals/"
 _log = structlog.get_logger(__name__)
@@ -64,10 +77,17 @@ class Monitors:
     Args:
         families: gives a family's declaration, None when there is none.
         thresholds: gives the limits that hold for a family's monitors, before false alarms are shared out.
+        predicted: told of what was predicted, once it is watched for good.
     """
 
-    def __init__(self, families: Callable[[str], Family | None], thresholds: Callable[[Family], Thresholds]) -> None:
-        self._families, self._thresholds = families, thresholds
+    def __init__(
+        self,
+        families: Callable[[str], Family | None],
+        thresholds: Callable[[Family], Thresholds],
+        *,
+        predicted: Predicted = lambda _: None,
+    ) -> None:
+        self._families, self._thresholds, self._predicted = families, thresholds, predicted
         self._memory: Remembered | None = None
         self._waiting_bytes: int | None = None
         self._lock = threading.Lock()
@@ -101,11 +121,12 @@ class Monitors:
             if self._memory is not None and self._memory.generation != database.generation:
                 self._memory = None
             try:
-                taken = database.write_now(self._feed, database.generation)
+                taken, said = database.write_now(self._feed, database.generation)
             except BaseException:
                 # What is in memory has seen batches that are not gone: it is read anew.
                 self._memory = self._waiting_bytes = None
                 raise
+            self._predicted(said)
             return taken
 
     def standings(self, database: Database) -> list[Standing]:
@@ -131,7 +152,7 @@ class Monitors:
         with self._lock:
             return {key: (one.revision, dict(one.counts)) for key, one in memory.arrivals.items()}
 
-    def _feed(self, connection: Connection, generation: int) -> int:
+    def _feed(self, connection: Connection, generation: int) -> tuple[int, list[Said]]:
         if self._memory is None:
             self._memory = self._load(connection, generation)
         memory = self._memory
@@ -139,9 +160,12 @@ class Monitors:
         rows = connection.execute(statement).all()
         changed: set[ArmKey] = set()
         counted: set[tuple[str, str]] = set()
+        said: list[Said] = []
         for row in rows:
             try:
-                self._take(connection, memory, unpack(row.body), changed, counted)
+                batch = unpack(row.body)
+                self._take(connection, memory, batch, changed, counted)
+                said += self._count(connection, memory, batch)
             except InvalidArgument as error:
                 # It would fail again for ever, and everything behind it would wait.
                 _log.error("a batch that the monitors cannot use is left out", reason=error.message)
@@ -150,7 +174,15 @@ class Monitors:
             gone = MONITORING_INBOX.c.sequence <= rows[-1].sequence
             connection.execute(delete(MONITORING_INBOX).where(gone))
         self._waiting_bytes = _waiting(connection)
-        return len(rows)
+        return len(rows), said
+
+    def _count(self, connection: Connection, memory: Remembered, batch: Brought) -> list[Said]:
+        found: list[Said] = []
+        for name, decided in batch.decided.items():
+            family = self._families(name)
+            if family is not None:
+                found += count_predictions(connection, memory, family, decided)
+        return found
 
     def _take(
         self,

@@ -101,7 +101,12 @@ async def running(
     services: list[Bound] = []
     routers = RouterBook()
     declared = _Declared(config)
-    monitors = Monitors(family_of, lambda family: thresholds_of(family, declared.current(), MONITORS_SHARE))
+    told = MonitoringMetrics(registry)
+    monitors = Monitors(
+        family_of,
+        lambda family: thresholds_of(family, declared.current(), MONITORS_SHARE),
+        predicted=told.predictions,
+    )
     with (
         open_database(_database_url(config), clock=clock) as database,
         open_store(
@@ -145,7 +150,7 @@ async def running(
                 monitors,
                 families=family_of,
                 platform=platform_source(config, experiments.running, now_us),
-                metrics=MonitoringMetrics(registry),
+                metrics=told,
                 now_us=now_us,
                 clock=clock,
             )

@@ -184,7 +184,10 @@ async def a_stage(
     clock = clock or Clock()
     registry = CollectorRegistry()
     declared: list[MonitoringSettings] = [settings]
-    monitors = Monitors(family_of, lambda family: thresholds_of(family, declared[-1], MONITORS_SHARE))
+    metrics = MonitoringMetrics(registry)
+    monitors = Monitors(
+        family_of, lambda family: thresholds_of(family, declared[-1], MONITORS_SHARE), predicted=metrics.predictions
+    )
     platform = [Platform(families=("toy",))]
     with (
         open_database(url) as database,
@@ -199,7 +202,7 @@ async def a_stage(
                 monitors,
                 families=family_of,
                 platform=lambda: platform[-1],
-                metrics=MonitoringMetrics(registry),
+                metrics=metrics,
                 now_us=clock,
                 clock=clock.seconds,
             )

@@ -8,11 +8,13 @@ from pathlib import Path
 
 import pytest
 import structlog
+from sqlalchemy import Connection, inspect
 
 from monitoring.cycle.health import Dimension, State
 from monitoring.cycle.platform import Platform, Served, Split
 from monitoring.cycle.running import cycling
-from services.runtime.database import sqlite_url
+from monitoring.cycle.tables import METADATA
+from services.runtime.database import open_database, sqlite_url
 from services.runtime.database.sqlite import run_outside_transaction
 from services.runtime.errors import Unavailable
 from services.runtime.monitoring_config import MonitoringSettings
@@ -293,3 +295,38 @@ async def test_cycles_follow_the_settings_at_run_time(url: str) -> None:
             stage.clock.forward(2)
             while stage.cycle.health.checked_at_us == first:
                 await asyncio.sleep(0.01)
+
+
+async def test_what_was_predicted_is_counted_once(url: str) -> None:
+    """`ml_predictions_total` follows the ledger: by variant and prediction, a repeated batch adds nothing."""
+    async with a_stage(url) as stage:
+        records = stage.traffic.records(250)
+        for _ in range(2):
+            await stage.store.append(records, "r1")
+            await stage.cycle.feed()
+        counts = {
+            name: stage.registry.get_sample_value(
+                "ml_predictions_total", {"model_name": "toy/model", "prediction": name}
+            )
+            for name in ("positive", "negative")
+        }
+        assert sum(count or 0 for count in counts.values()) == 250
+        assert all(counts.values())
+
+
+def test_the_migration_makes_the_declared_table(database_url: str) -> None:
+    """Columns and keys of the inbox are those that the code's own declaration would make."""
+    with open_database(database_url) as database:
+
+        def shape(connection: Connection) -> list[object]:
+            seen = inspect(connection)
+            (name,) = METADATA.tables
+            columns = [(c["name"], str(c["type"]), c["nullable"]) for c in seen.get_columns(name)]
+            return [columns, seen.get_pk_constraint(name)["constrained_columns"], seen.get_indexes(name)]
+
+        def anew(connection: Connection) -> list[object]:
+            METADATA.drop_all(connection)
+            METADATA.create_all(connection)
+            return shape(connection)
+
+        assert database.read_now(shape) == database.write_now(anew)
