@@ -15,9 +15,9 @@ import resource
 import statistics
 import tempfile
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -55,7 +55,7 @@ ARMS: Final = 2
 FEW: Final = 10_000
 MANY: Final = 10_000_000
 SPAN_MINUTES: Final = 120
-ROUNDS: Final = 7
+ROUNDS: Final = 15
 FED: Final = 6000
 """Decisions of each arm that go the whole way, through the ledger and its monitors."""
 NOW_US: Final = 1_700_000_000_000_000 // DAY_US * DAY_US + 20 * HOUR_US
@@ -170,22 +170,29 @@ def _statistics(part: Decisions, chance: np.random.Generator) -> Statistics:
     return one
 
 
-async def _seconds(decisions: int) -> tuple[float, int]:
-    """Gives the median time of a cycle, and how many decisions its aggregates hold."""
+async def _seconds(sizes: Sequence[int]) -> list[tuple[float, int]]:
+    """Gives the median time of a cycle for each size of the aggregates, and how many decisions these hold.
+
+    Rounds take turns, so that whatever else the machine does meets all sizes alike.
+    """
     family = a_family(FEATURES)
-    with tempfile.TemporaryDirectory() as name:
-        async with a_cycle(Path(name), family) as running:
-            # The monitors are past their reference in both states.
+    async with AsyncExitStack() as stack:
+        states = []
+        for decisions in sizes:
+            folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+            running = await stack.enter_async_context(a_cycle(folder, family))
+            # The monitors are past their reference in all states.
             await _feed(running, family, ARMS, FED)
-            folded = await running.database.write(fold, family, decisions)
-            await running.cycle.once()
-            taken = []
-            for _ in range(ROUNDS):
+            states.append((running, await running.database.write(fold, family, decisions)))
+        taken: list[list[float]] = [[] for _ in sizes]
+        for number in range(ROUNDS + 1):
+            for (running, _), times in zip(states, taken, strict=True):
                 began = time.perf_counter()
                 await running.cycle.once()
-                taken.append(time.perf_counter() - began)
-            assert running.cycle.report.findings
-            return statistics.median(taken), folded
+                if number:  # the first cycle chooses its references
+                    times.append(time.perf_counter() - began)
+                assert running.cycle.report.findings
+        return [(statistics.median(times), folded) for (_, folded), times in zip(states, taken, strict=True)]
 
 
 async def _feed(running: Running, family: Family, arms: int, each: int) -> None:
@@ -243,23 +250,19 @@ def hub_memory_mb(_: int) -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
-def cycle_seconds(decisions: int) -> tuple[float, int]:
-    """Gives the median time of a cycle over 20 features and two arms, and the decisions of its aggregates."""
+def cycle_seconds(sizes: Sequence[int]) -> list[tuple[float, int]]:
+    """Gives the median time of a cycle over 20 features and two arms, and the decisions of its aggregates, by size."""
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(50))
-    return asyncio.run(_seconds(decisions))
+    return asyncio.run(_seconds(sizes))
 
 
 def measure(progress: Callable[[str], None], say: Callable[[str], None]) -> Iterator[Figure]:
     """Measures all figures of this topic."""
     many = int(os.environ.get("TURNOUT_BENCH_DECISIONS", str(MANY)))
     context = multiprocessing.get_context("spawn")
+    progress(f"monitoring: a cycle after {FEW} and after {many} decisions")
     with ProcessPoolExecutor(1, mp_context=context) as pool:
-        progress(f"monitoring: a cycle after {FEW} decisions")
-        # The first state pays for what a process loads once.
-        pool.submit(cycle_seconds, FEW).result()
-        few, few_decisions = pool.submit(cycle_seconds, FEW).result()
-        progress(f"monitoring: a cycle after {many} decisions")
-        larger, many_decisions = pool.submit(cycle_seconds, many).result()
+        (few, few_decisions), (larger, many_decisions) = pool.submit(cycle_seconds, (FEW, many)).result()
     say(f"  a cycle over {FEATURES} features: {few:.3f} s after {few_decisions}, {larger:.3f} s after {many_decisions}")
     yield Figure("monitoring_cycle_s", larger, "s", 1.0)
     yield Figure("monitoring_cycle_cost_ratio", larger / few, "ratio", 1.2)

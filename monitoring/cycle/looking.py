@@ -34,8 +34,9 @@ SHORTEST_US: Final = 15 * MINUTE_US
 """Rates are looked at over so long, or over a cycle where that is longer."""
 QUALITY_US: Final = 24 * HOUR_US
 """Span of outcomes that quality is judged by."""
-CURRENT_US: Final = HOUR_US
-"""Longest span of features that is compared with the reference."""
+CURRENT_US: Final = (5 * MINUTE_US, 15 * MINUTE_US, HOUR_US)
+"""Spans of features that are compared with the reference: the shortest that holds as many rows as the reference, so
+that a cycle reads few windows when they are full and many only when they are nearly empty."""
 SLOW_SHARE: Final = 0.05
 """A 95th percentile is over its limit when a larger share of the answers is slower than the limit."""
 _STATE: Final = "cycle"
@@ -206,16 +207,34 @@ def _features(
             reference = _first_rows(connection, family, feature_set, variant, thresholds.reference_decisions, now_us)
             if reference is None:
                 continue
-        since = max(reference.until_us, now_us - CURRENT_US)
-        seen = feature_sketches(connection, family.name, variant, since, now_us, schema_digest=digest).get(variant)
-        if seen is not None and since < now_us:
-            current = _summary(seen, since, now_us)
+        current = _current(connection, family, variant, reference, now_us)
+        if current is not None:
             number = reference.looks + 1
             results = compare_windows(reference.summary, current, shared, look=number)
             findings += [Finding(family=family.name, variant=variant, result=one, online=False) for one in results]
             reference = replace(reference, looks=number)
         references[key] = reference
     return findings, references
+
+
+def _current(
+    connection: Connection, family: Family, variant: str, reference: Reference, now_us: int
+) -> WindowSummary | None:
+    """Gives the newest rows after the reference; None for none."""
+    found: WindowSummary | None = None
+    until = end = -(-now_us // MINUTE_US) * MINUTE_US
+    for span in CURRENT_US:
+        since = max(reference.until_us, end - span)
+        if since >= until:
+            break
+        part = feature_sketches(connection, family.name, variant, since, until, schema_digest=family.schema.digest)
+        if variant in part:
+            summary = _summary(part[variant], since, until)
+            found = summary if found is None else found.merge(summary)
+        until = since
+        if found is not None and found.window.decisions >= reference.summary.window.decisions:
+            break
+    return found
 
 
 def _first_rows(  # noqa: PLR0917 - one look's facts, handed on by one caller
