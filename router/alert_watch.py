@@ -14,6 +14,7 @@ import grpc
 import structlog
 
 from router.resilience.standing_alerts import StandingAlerts
+from services.runtime.cancelling import asked_to_end
 from turnout.v1 import monitoring_pb2
 
 _log = structlog.get_logger(__name__)
@@ -58,7 +59,7 @@ class AlertWatch:
     async def run(self) -> None:
         """Follows the alerts until cancelled; whatever happens to one stream, another one is opened."""
         pause, told = _FIRST_PAUSE_SECONDS, ""
-        while True:
+        while not asked_to_end():
             if not self._wanted():
                 await asyncio.sleep(_LOOK_SECONDS)
                 continue
@@ -85,7 +86,11 @@ class AlertWatch:
         call: Any = self._method(request, metadata=self._metadata)
         heard = False
         try:
-            while (step := await asyncio.wait_for(call.read(), SILENCE_SECONDS)) is not grpc.aio.EOF:
+            while True:
+                async with asyncio.timeout(SILENCE_SECONDS):
+                    step = await call.read()
+                if step is grpc.aio.EOF:
+                    break
                 heard = True
                 self._hear(step)
         finally:

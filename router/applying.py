@@ -138,7 +138,8 @@ class Applier:
         refusal = await self._try_set(message)
         if refusal and patience_seconds:
             try:
-                await asyncio.wait_for(configured.wait(), patience_seconds)
+                async with asyncio.timeout(patience_seconds):
+                    await configured.wait()
             except TimeoutError:
                 return refusal
             refusal = await self._try_set(message)

@@ -13,6 +13,7 @@ from typing import Any, Final, Protocol
 import grpc
 import structlog
 
+from services.runtime.cancelling import asked_to_end
 from turnout.v1 import experiment_pb2
 
 _log = structlog.get_logger(__name__)
@@ -91,7 +92,7 @@ class ExperimentWatch:
     async def run(self) -> None:
         """Follows the hub until cancelled; whatever happens to one stream, another one is opened."""
         pause, told = _FIRST_PAUSE_SECONDS, None
-        while True:
+        while not asked_to_end():
             heard_before = self._heard_at
             longest = _LONGEST_PAUSE_SECONDS
             try:
@@ -124,14 +125,15 @@ class ExperimentWatch:
         call: Any = self._method(metadata=self._metadata)
         try:
             hello = experiment_pb2.WatchHello(router=self._router, applied_version=self._applier.version)
-            await asyncio.wait_for(call.write(experiment_pb2.WatchRequest(hello=hello)), self._silence_seconds)
+            await self._write(call, experiment_pb2.WatchRequest(hello=hello))
             told: frozenset[tuple[str, str]] | None = None
             while True:
                 # With each word of the hub, a heartbeat at least: it refuses arms that nobody could answer for.
                 if (ready := self._applier.ready()) != told:
                     await self._tell_ready(call, ready)
                     told = ready
-                response = await asyncio.wait_for(call.read(), self._silence_seconds)
+                async with asyncio.timeout(self._silence_seconds):
+                    response = await call.read()
                 if response is grpc.aio.EOF:
                     return
                 self._heard_at = self._monotonic()
@@ -173,10 +175,14 @@ class ExperimentWatch:
     async def _tell_ready(self, call: Any, ready: frozenset[tuple[str, str]]) -> None:
         variants = [experiment_pb2.ReadyVariant(family=family, variant=variant) for family, variant in sorted(ready)]
         readiness = experiment_pb2.WatchReadiness(ready=variants)
-        await asyncio.wait_for(call.write(experiment_pb2.WatchRequest(readiness=readiness)), self._silence_seconds)
+        await self._write(call, experiment_pb2.WatchRequest(readiness=readiness))
 
     async def _answer(self, call: Any, nonce: int, refusal: str) -> None:
         answer = experiment_pb2.WatchAcknowledgement(
             nonce=nonce, applied_version=self._applier.version, refusal=refusal
         )
-        await asyncio.wait_for(call.write(experiment_pb2.WatchRequest(acknowledgement=answer)), self._silence_seconds)
+        await self._write(call, experiment_pb2.WatchRequest(acknowledgement=answer))
+
+    async def _write(self, call: Any, message: experiment_pb2.WatchRequest) -> None:
+        async with asyncio.timeout(self._silence_seconds):
+            await call.write(message)

@@ -21,6 +21,7 @@ import structlog
 from router.frames import MAX_FRAME, Damage, Frame, scan
 from router.journal import Journal
 from router.segments import index_of, segment_path, segments
+from services.runtime.cancelling import asked_to_end
 
 _log = structlog.get_logger(__name__)
 BATCH_RECORDS: Final = 2000
@@ -73,7 +74,7 @@ class Shipper:
     async def run(self) -> None:
         """Ships until cancelled; backs off while the ledger is away, and reports when there is nothing to ship."""
         pause = IDLE_SECONDS
-        while True:
+        while not asked_to_end():
             try:
                 moved = await self.step()
                 await self._report()

@@ -169,7 +169,8 @@ class OpenInferenceLink(Link):
                 self._doubt.clear()
                 self._answers = 0
                 with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(self._doubt.wait(), READY_SECONDS)
+                    async with asyncio.timeout(READY_SECONDS):
+                        await self._doubt.wait()
                 if (self._doubt.is_set() or not self._answers) and not await self._ready(channel):
                     return
         finally:

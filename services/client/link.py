@@ -18,6 +18,7 @@ from services.client.backoff import Backoff
 from services.client.connection import Connection, Endpoint, connect
 from services.client.status import CALLERS_OWN, Failure
 from services.client.stream import LONGEST_CALL_SECONDS, MAX_SENDS, Pending, Queue, Settled
+from services.runtime.cancelling import asked_to_end
 from services.runtime.errors import ResourceExhausted, TurnoutError, Unavailable
 from turnout.v1.prediction_pb2 import PredictRequest
 
@@ -117,7 +118,7 @@ class Link:
 
     async def _keep(self) -> None:
         failures = 0
-        while True:
+        while not asked_to_end():
             fresh = await self._attempt()
             if fresh is not None:
                 self._use(fresh)

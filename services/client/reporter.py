@@ -13,6 +13,7 @@ import structlog
 
 from services.client.answers import Durability
 from services.client.outcomes import MAX_OUTCOMES, Outcome, OutcomeSettings, Recorder, is_transient
+from services.runtime.cancelling import asked_to_end
 from services.runtime.errors import TurnoutError
 from turnout.v1.prediction_pb2 import RecordOutcomeRequest
 
@@ -88,7 +89,7 @@ class Reporter:
     async def run(self) -> None:
         """Delivers what is queued, in batches, oldest first."""
         rounds = 0
-        while True:
+        while not asked_to_end():
             if not self._waiting:
                 self._empty.set()
                 self._filled.clear()
