@@ -30,10 +30,15 @@ class Hashed:
         sequence: int,  # noqa: ARG002 - part of the protocol
     ) -> Assignment:
         """Chooses by the unit alone; see Strategy.assign."""
+        if len(self.choices) == 1:
+            # Whatever the hash were.
+            return self.choices[0]
         return self.choices[self.race.winner(unit_hash(self.key, tenant, unit_id, decision_id))]
 
     def assign_all(self, tenant: str, unit_ids: Sequence[str], decision_ids: Sequence[str]) -> list[Assignment]:
         """Chooses as `assign` does, for many units of one tenant."""
+        if len(self.choices) == 1:
+            return [self.choices[0]] * len(decision_ids)
         winners = self.race.winners(unit_hashes(self.key, tenant, unit_ids, decision_ids))
         return [self.choices[winner] for winner in winners]
 
