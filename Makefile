@@ -13,7 +13,7 @@ ARGS ?=
 setup: $(STAMP)
 
 $(STAMP): requirements.lock locks/uv.lock pyproject.toml
-	@echo "==> $(VENV): installing the locked dependencies (at first about 700 MB on disk and 1-3 minutes)" >&2
+	@echo "==> $(VENV): installing the locked dependencies (at first about 1.1 GB on disk and 1-3 minutes)" >&2
 	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "Turnout needs Python 3.11 or newer: set PYTHON=/path/to/python3.11")'
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r locks/uv.lock
