@@ -3,10 +3,9 @@
 A unary gRPC call costs four times the CPU of a stream message, so the link keeps one bidirectional stream open and
 sends whatever is waiting in one frame. On an idle stream a call goes out at once; while a frame is unanswered, or when
 eight calls are under way, or they come at over 1 500 a second, the next ones gather for 2 ms at most, so that frames
-fill up under load (RFC 896 does so for bytes, network cards for interrupts). A failure is a result here, not an
-exception: the caller's answer then comes from elsewhere. What became of each call is told to the backend's guard; while
-its breaker is open, the link asks the model for one row of zeros twice a second and tells the guard as soon as that is
-answered.
+fill up under load (RFC 896 does so for bytes, network cards for interrupts). A failure is a result here, not an exception: the caller's answer then
+comes from elsewhere. What became of each call is told to the backend's guard; while its breaker is open, the link asks
+the model for one row of zeros twice a second and tells the guard as soon as that is answered.
 """
 
 from __future__ import annotations
@@ -26,7 +25,6 @@ import structlog
 from router.backends.guard import DEFAULT_GUARD, Guard, GuardSettings
 from router.resilience.breaker import BreakerState
 from router.resilience.validity import Bounds
-from services.runtime.cancelling import asked_to_end
 from services.runtime.errors import DeadlineExceeded, ResourceExhausted, Unavailable
 from turnout.v1 import model_pb2
 
@@ -248,7 +246,7 @@ class Link:
     async def run(self) -> None:
         """Keeps the stream open until cancelled: connects, checks what is served, reads; starts over when it breaks."""
         pause = _FIRST_PAUSE_SECONDS
-        while not asked_to_end():
+        while True:
             try:
                 async with grpc.aio.insecure_channel(self.address, options=self.channel_options) as channel:
                     self._channel = channel
