@@ -2,8 +2,8 @@
 
 A unary gRPC call costs four times the CPU of a stream message, so the link keeps one bidirectional stream open and
 sends whatever is waiting in one frame. On an idle stream a call goes out at once; while a frame is unanswered, or when
-eight calls are under way, or they come at over 1 500 a second, the next ones gather for 2 ms at most, so that frames
-fill up under load (RFC 896 does so for bytes, network cards for interrupts). A failure is a result here, not an exception: the caller's answer then
+calls come at over 1 500 a second, the next ones gather for 2 ms at most, so that frames fill up under load (RFC 896
+does so for bytes, network cards for interrupts). A failure is a result here, not an exception: the caller's answer then
 comes from elsewhere. What became of each call is told to the backend's guard; while its breaker is open, the link asks
 the model for one row of zeros twice a second and tells the guard as soon as that is answered.
 """
@@ -54,8 +54,6 @@ HOLD_SECONDS: Final = 0.002
 """How long calls may wait after the frame before them, so that they share the next one."""
 BUSY_CALLS_PER_SECOND: Final = 1500.0
 """From this rate on frames keep that distance even when nothing is unanswered: at least three calls share one then."""
-BUSY_CALLS: Final = 8
-"""The same from so many calls under way on: on a machine that has no more to give they do not come at that rate."""
 RATE_SECONDS: Final = 0.02
 _CONNECT_SECONDS: Final = 1.0
 KNOCK_SECONDS: Final = 0.5
@@ -188,14 +186,10 @@ class Link:
         self._waiting.append((call_id, rows, int(seconds * 1000) or 1, packed))
         if self._hold is None:
             since = self._loop.time() - self._sent_at
-            if not self._unanswered and (since >= HOLD_SECONDS or not self._crowded()):
+            if not self._unanswered and (self._rate < BUSY_CALLS_PER_SECOND or since >= HOLD_SECONDS):
                 self._wake_writer()
             else:
                 self._hold = self._loop.call_later(max(HOLD_SECONDS - since, 0.0), self._release)
-
-    def _crowded(self) -> bool:
-        """Tells whether frames had better keep their distance even when nothing is unanswered."""
-        return self._rate >= BUSY_CALLS_PER_SECOND or len(self._under_way) >= BUSY_CALLS
 
     def _note(self, future: asyncio.Future[Result], rows: int, seconds: float, *, probe: bool, knock: bool) -> int:
         """Takes a call among those under way, which `_sweep` ends in time; gives its number."""
@@ -341,7 +335,7 @@ class Link:
 
     def _receive(self, frame: model_pb2.InferStreamResponse, row_bytes: int) -> None:
         self._unanswered = False
-        if not self._crowded():
+        if self._rate < BUSY_CALLS_PER_SECOND:
             self._release()
         tensor = frame.tensor
         now = self._loop.time()
