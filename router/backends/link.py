@@ -25,6 +25,7 @@ import structlog
 from router.backends.guard import DEFAULT_GUARD, Guard, GuardSettings
 from router.resilience.breaker import BreakerState
 from router.resilience.validity import Bounds
+from services.runtime.cancelling import asked_to_end
 from services.runtime.errors import DeadlineExceeded, ResourceExhausted, Unavailable
 from turnout.v1 import model_pb2
 
@@ -240,7 +241,7 @@ class Link:
     async def run(self) -> None:
         """Keeps the stream open until cancelled: connects, checks what is served, reads; starts over when it breaks."""
         pause = _FIRST_PAUSE_SECONDS
-        while True:
+        while not asked_to_end():
             try:
                 async with grpc.aio.insecure_channel(self.address, options=self.channel_options) as channel:
                     self._channel = channel
