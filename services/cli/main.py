@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Sequence
-from typing import Final
+from typing import Annotated, Final
 
 import typer
 
@@ -29,6 +29,25 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings=_OPTIONS,
 )
+
+
+def _tell_version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        typer.echo(f"turnout {version('turnout')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _turnout(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_tell_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    """Model serving over gRPC with A/B routing that always answers."""
+
+
 _COMMANDS: Final[tuple[Callable[..., None], ...]] = (
     demo.demo,
     up.up,

@@ -247,3 +247,9 @@ def test_expected_shares_follow_the_strategy() -> None:
     assert expected_shares(timetable) == {"a": 0.25, "b": 0.75}
     paused = experiment_pb2.Experiment(arms=arms(a=3, b=1), champion="b", paused=True)
     assert expected_shares(paused) == {"a": 0.0, "b": 1.0}
+
+
+def test_the_version_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    """A report of a fault can say of which version it is."""
+    assert command("--version") == 0
+    assert capsys.readouterr().out.startswith("turnout 0.")
