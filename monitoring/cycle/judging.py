@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
-from bentos.family import Family
+from bentos.family import RULES, Family
 from monitoring.alerts.conditions import Condition
 from monitoring.alerts.conditions import Verdict as Holds
 from monitoring.alerts.kinds import AlertType, Severity
@@ -128,9 +128,14 @@ def judge_drift(looks: Looks, findings: Iterable[Finding]) -> None:
 def judge_quality(
     looks: Looks, family: Family, seen: FamilySeen, limits: ThresholdValues, *, look: int, alpha: float
 ) -> None:
-    """Holds accuracy and F1 of the quality window against the limits, by intervals that hold at every look."""
-    level = spent(alpha, look) / max(2 * len(seen.labelled), 1)
-    for (experiment, arm, variant), totals in sorted(seen.labelled.items()):
+    """Holds accuracy and F1 of the quality window against the limits, by intervals that hold at every look.
+
+    The rules are left out: they are the net, and models are there because they do better. An alert that stands as
+    long as the rules have an arm would tell nobody anything; `turnout report` shows how good they are.
+    """
+    models = {key: totals for key, totals in seen.labelled.items() if key[2] != RULES}
+    level = spent(alpha, look) / max(2 * len(models), 1)
+    for (experiment, arm, variant), totals in sorted(models.items()):
         labels = {"family": family.name, "experiment": experiment, "arm": arm, "variant": variant}
         found = _quality(family, totals, limits, 1 - 2 * level)
         if found is None:

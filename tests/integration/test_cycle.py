@@ -156,6 +156,17 @@ async def test_rates_over_their_limits(url: str) -> None:
         assert parts[Dimension.PREDICTIONS].state is State.UNHEALTHY
 
 
+async def test_a_model_is_held_against_the_limits_of_quality_and_the_rules_are_not(url: str) -> None:
+    """A bad model is an alert; the rules are what models are compared with, and would only ever stand there."""
+    limits = {"f1": 0.99, "accuracy": 0.99, "accuracy_critical": 0.98}
+    settings = MonitoringSettings.model_validate(SETTINGS.model_dump() | {"thresholds": limits})
+    async with a_stage(url, settings) as stage:
+        await _run(stage, 1000)
+        stage.traffic.arm = stage.traffic.variant = "rules"
+        await _run(stage, 1000)
+        assert stage.firing() == {("performance_degradation", "model")}
+
+
 async def test_missing_values_and_new_categories_are_data_quality(url: str) -> None:
     """A feature that goes missing raises DATA_QUALITY under its name."""
     async with a_stage(url) as stage:
