@@ -120,7 +120,9 @@ async def test_a_router_that_does_not_read_is_dropped(tmp_path: Path, database_u
             copy.CopyFrom(present)
             copy.name, copy.tenant = f"big-{number}", f"tenant-{number}"
             await hub.ask(experiment_pb2.CreateExperimentRequest(experiment=copy))
-        stuck = hub.watcher("stuck", options=(("grpc.max_receive_message_length", 1 << 26),))
+        # A fixed window of 64 KiB: on a fast connection gRPC would grow it until the whole set has room on the way.
+        window = (("grpc.http2.bdp_probe", 0), ("grpc.http2.lookahead_bytes", 1 << 16))
+        stuck = hub.watcher("stuck", options=(("grpc.max_receive_message_length", 1 << 26), *window))
         told = experiment_pb2.WatchHello(router="stuck")
         await stuck.call.write(experiment_pb2.WatchRequest(hello=told))
         good = hub.watcher("good", options=(("grpc.max_receive_message_length", 1 << 26),))
