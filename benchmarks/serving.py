@@ -18,6 +18,8 @@ from services.client import TurnoutClient
 ROUNDS = 9
 CALLS = 800
 CALLERS = 32
+BATCHES = 10
+"""Batches of 64 that each caller sends in a round."""
 LATENCY_ROUNDS = 9
 LATENCY_CALLS = 500
 
@@ -25,6 +27,7 @@ NAMES = (
     "unary_cpu_ratio",
     "stream_cpu_ratio",
     "batch64_row_cpu_ratio",
+    "batch64_row_cpu_ratio_2_callers",
     "unary_p99_ratio",
     "model_server_ready_s",
     "model_server_rss_mb",
@@ -35,16 +38,17 @@ NAMES = (
 
 @dataclass(frozen=True)
 class _Load:
-    """A way to call, the processes whose CPU it costs, and how many answers a call gives."""
+    """A way to call, the processes whose CPU it costs, answers a call, and callers at once."""
 
     call: load.Call
     processes: Sequence[Process]
     answers: int = 1
+    callers: int = CALLERS
 
-    async def cpu(self, calls: int, callers: int) -> float:
+    async def cpu(self, calls: int) -> float:
         """Gives the CPU seconds that an answer cost the servers."""
         before = sum(process.cpu_seconds() for process in self.processes)
-        await load.drive(self.call, calls=calls, callers=callers)
+        await load.drive(self.call, calls=calls, callers=self.callers)
         return (sum(process.cpu_seconds() for process in self.processes) - before) / (calls * self.answers)
 
 
@@ -76,16 +80,18 @@ async def _serving(platform: Platform, beside: dict[str, peers.Peer], progress: 
             "unary": _Load(load.unary(channel), ours),
             "stream": _Load(load.stream(client), ours),
             "batch": _Load(load.batch(channel), ours, load.BATCH_ROWS),
+            "batch_2_callers": _Load(load.batch(channel), ours, load.BATCH_ROWS, callers=2),
             **{f"{name}_unary": _Load(infer[name], (peer.process,)) for name, peer in beside.items()},
         }
         await _until_the_model_answers(loads["unary"].call)
         for one in loads.values():
-            await one.cpu(100, CALLERS)
+            await one.cpu(100)
         cpu = await _alternating_cpu(loads, progress)
         figures = [
             Figure("unary_cpu_ratio", _ratio(cpu["unary"], cpu["echo"]), "x", 2.5),
             Figure("stream_cpu_ratio", _ratio(cpu["stream"], cpu["echo"]), "x", 1.0),
             Figure("batch64_row_cpu_ratio", _ratio(cpu["batch"], cpu["echo"]), "x", 0.1),
+            Figure("batch64_row_cpu_ratio_2_callers", _ratio(cpu["batch_2_callers"], cpu["echo"]), "x", None),
             Figure("unary_p99_ratio", await _p99_ratio(loads, progress), "x", 3.0),
         ]
         figures += peers.figures({name: _ratio(cpu[f"{name}_unary"], cpu["echo"]) for name in beside})
@@ -101,8 +107,7 @@ async def _alternating_cpu(loads: dict[str, _Load], progress: Callable[[str], No
     for round_number in range(ROUNDS):
         progress(f"CPU, round {round_number + 1} of {ROUNDS}")
         for name, one in loads.items():
-            calls = CALLS if one.answers == 1 else CALLS // 8
-            cpu[name].append(await one.cpu(calls, CALLERS if one.answers == 1 else 2))
+            cpu[name].append(await one.cpu(CALLS if one.answers == 1 else BATCHES * one.callers))
     return cpu
 
 
