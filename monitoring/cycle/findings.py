@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from monitoring.drift.results import DriftResult
 from monitoring.ledger.aggregates import Totals
@@ -33,6 +34,9 @@ class ArmTraffic:
     experiment: str
     arm: str
     totals: Totals
+    """Of all its decisions, whoever answered them."""
+    confidence: Any
+    """KLL sketch of how sure the arm's own model was, of what that model answered only; empty where rules answer."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -16,19 +16,19 @@ from sqlalchemy import Connection, func, select
 from bentos.family import Family
 from bentos.thresholds import Thresholds
 from monitoring.alerts.tables import MONITORING_STATE
-from monitoring.cycle.findings import ArmTraffic, FamilySeen, Finding
+from monitoring.cycle.findings import FamilySeen, Finding
 from monitoring.cycle.limits import WINDOWS_SHARE, limits_of, thresholds_of
 from monitoring.cycle.monitors import put_state
+from monitoring.cycle.rates import arms_of, judge_rates
 from monitoring.drift import state
 from monitoring.drift.results import Window
 from monitoring.drift.summaries import CategorySummary, NumberSummary, Summary, WindowSummary
-from monitoring.drift.window_quality import Rate
-from monitoring.drift.windows import compare_rates, compare_windows
-from monitoring.ledger.aggregates import FeatureSummary, Totals, feature_sketches, window_totals
+from monitoring.drift.windows import compare_windows
+from monitoring.ledger.aggregates import FeatureSummary, feature_sketches, window_totals
 from monitoring.ledger.levels import HOUR_US, MINUTE_US
 from monitoring.ledger.tables import FEATURE_SETS, FEATURE_WINDOWS, to_signed
 from services.runtime.errors import InvalidArgument
-from services.runtime.monitoring_config import MonitoringSettings, ThresholdValues
+from services.runtime.monitoring_config import MonitoringSettings
 
 SHORTEST_US: Final = 15 * MINUTE_US
 """Rates are looked at over so long, or over a cycle where that is longer."""
@@ -37,8 +37,6 @@ QUALITY_US: Final = 24 * HOUR_US
 CURRENT_US: Final = (5 * MINUTE_US, 15 * MINUTE_US, HOUR_US)
 """Spans of features that are compared with the reference: the shortest that holds as many rows as the reference, so
 that a cycle reads few windows when they are full and many only when they are nearly empty."""
-SLOW_SHARE: Final = 0.05
-"""A 95th percentile is over its limit when a larger share of the answers is slower than the limit."""
 _STATE: Final = "cycle"
 SECOND_US: Final = 1_000_000
 
@@ -118,11 +116,11 @@ def look(
         family.name,
         None,
         *window,
-        by=("experiment", "arm"),
+        by=("experiment", "arm", "variant"),
         populations=None,
         sketches=("latency", "confidence"),
     )
-    arms = tuple(ArmTraffic(experiment=key[0], arm=key[1], totals=found) for key, found in sorted(totals.items()))
+    arms = arms_of(totals)
     labelled = window_totals(
         connection,
         family.name,
@@ -135,7 +133,7 @@ def look(
     )
     number = memory.looks.get(family.name, 0) + 1
     thresholds = thresholds_of(family, settings, WINDOWS_SHARE)
-    findings = _rates(family, arms, limits_of(family, settings), thresholds, window, number)
+    findings = judge_rates(family, arms, limits_of(family, settings), thresholds, window, number)
     compared, references = _features(connection, family, thresholds, memory, now_us)
     seen = FamilySeen(
         family=family.name,
@@ -145,49 +143,6 @@ def look(
         findings=(*findings, *compared),
     )
     return seen, Memory(references, {**memory.looks, family.name: number})
-
-
-def _rates(  # noqa: PLR0917 - one look's facts, handed on by one caller
-    family: Family,
-    arms: tuple[ArmTraffic, ...],
-    limits: ThresholdValues,
-    thresholds: Thresholds,
-    window: tuple[int, int],
-    number: int,
-) -> list[Finding]:
-    findings: list[Finding] = []
-    shared = replace(thresholds, false_alarm_rate=max(thresholds.false_alarm_rate / max(len(arms), 1), 1e-6))
-    for arm in arms:
-        totals = arm.totals
-        seconds = Window(totals.decisions, window[0] / SECOND_US, window[1] / SECOND_US)
-        results = compare_rates(_rates_of(totals, limits), seconds, shared, look=number)
-        findings += [
-            Finding(family=family.name, experiment=arm.experiment, arm=arm.arm, result=result, online=False)
-            for result in results
-        ]
-    return findings
-
-
-def _rates_of(totals: Totals, limits: ThresholdValues) -> dict[str, Rate]:
-    decisions = totals.decisions
-    rates = {
-        "fallback rate": Rate(decisions - totals.served, decisions, limits.fallback_rate),
-        "error rate": Rate(totals.errors, decisions, limits.error_rate),
-    }
-    confidence, latency = totals.statistics.confidence, totals.statistics.latency
-    if not confidence.is_empty():
-        low = float(confidence.get_rank(limits.low_confidence, False))  # noqa: FBT003 - exclusive
-        rates["low-confidence rate"] = Rate(_sure(confidence, low), int(confidence.n), limits.low_confidence_rate)
-    if not latency.is_empty():
-        slow = 1 - float(latency.get_rank(limits.latency_p95_ms * 1000, True))  # noqa: FBT003 - inclusive
-        rates["slow answers"] = Rate(_sure(latency, slow), int(latency.n), SLOW_SHARE)
-    return rates
-
-
-def _sure(sketch: object, share: float) -> int:
-    """Gives how many that share is at least, less what the sketch may be wrong by."""
-    error = sketch.normalized_rank_error(False) if sketch.is_estimation_mode() else 0.0  # type: ignore[attr-defined] # noqa: FBT003 - of ranks
-    return int(max(0.0, share - error) * sketch.n)  # type: ignore[attr-defined]
 
 
 def _features(

@@ -86,6 +86,9 @@ class Traffic:
     fallback: int = 0
     latency_us: int = 2000
     change: Callable[[Any], None] = lambda _: None
+    """What happens to the features, the matrix of a batch, on their way."""
+    says: Callable[[Any], Any] = lambda values: values
+    """What the model makes of the probabilities that it should say."""
 
     async def run(self, decisions: int) -> None:
         """Sends decisions with their outcomes, and lets time pass."""
@@ -104,6 +107,7 @@ class Traffic:
         values = 1 / (1 + np.exp(-1.5 * rows[:, 0].astype(float)))
         truth = 1 - values if self.turned else values
         outcomes = self.chance.random(count) < truth
+        values = self.says(values)
         found: list[bytes] = []
         late: list[bytes] = []
         for place in range(count):
