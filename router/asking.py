@@ -15,8 +15,9 @@ from typing import Final, NamedTuple
 
 from bentos.family import RULES
 from router.answers import Attempt, Reply
-from router.backends.link import Failure, Link, Result, Served, Values
+from router.backends.link import Link
 from router.backends.pool import Pool
+from router.backends.results import Failure, Result, Served, Values
 from router.metrics import AttemptKind, RouterMetrics
 from router.resilience.budget import SHORTEST_BUDGET_SECONDS, arm_budget
 from router.resilience.reasons import Fallback
@@ -24,7 +25,7 @@ from router.resilience.standing_alerts import StandingAlerts
 from router.resilience.validity import outside, valid_range
 from router.routing import Route, pool_of
 
-_FROM_FAILURE: Final = {
+FROM_FAILURE: Final = {
     Failure.UNAVAILABLE: Fallback.UNAVAILABLE,
     Failure.CONNECTION: Fallback.CONNECTION,
     Failure.TIMEOUT: Fallback.TIMEOUT,
@@ -32,6 +33,7 @@ _FROM_FAILURE: Final = {
     Failure.INVALID: Fallback.INVALID,
     Failure.OVERLOADED: Fallback.OVERLOADED,
 }
+"""Why there is no answer of a variant, as callers and the ledger are told."""
 _NOBODY: Final = Reply(None, Fallback.NONE, "")
 _NO_TIME: Final = Reply(None, Fallback.NO_TIME, "")
 _SHED: Final = Reply(None, Fallback.SHED, "")
@@ -158,7 +160,7 @@ class Asking:
         if result is Failure.CONNECTION:
             result, served = await self._again(question, at, now + budget)
         if isinstance(result, Failure):
-            return _FROM_FAILURE[result]
+            return FROM_FAILURE[result]
         if policy.fallback_arms and not _any_usable(question.route, result):
             self._failed(question, variant, Failure.INVALID, now)
             return Fallback.INVALID
@@ -239,7 +241,7 @@ class Asking:
     def _failed(
         self, question: _Question, variant: str, failure: Failure, began: float, *, hedge: bool = False
     ) -> None:
-        reason = _FROM_FAILURE[failure]
+        reason = FROM_FAILURE[failure]
         question.note(variant, reason, began, self._clock(), hedge=hedge)
         self._metrics.failed_attempt(question.route.family.name, variant, reason)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from bentos.family import RULES
-from router.backends.link import Failure
+from router.backends.results import Failure
 from router.deciding import Decider, Prepared
 from router.routing import Rotation, choose, pool_of
 from services.runtime.errors import NotFound, Unavailable

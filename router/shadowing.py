@@ -2,21 +2,28 @@
 
 A copy must never cost a caller anything: on the way to an answer there is one append to a list. All else happens a few
 hundredths of a second later, a few rows at a time, and what does not fit into a shadow's queue is dropped and counted.
+What a shadow answered is written to the journal, where there is room to spare, and so comes to stand in the ledger
+beside the decision and its outcome.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable
-from typing import Final, NamedTuple
+from typing import Final
 
 import structlog
 
 from bentos.family import Family
-from router.backends.link import Failure, Link
+from router.answers import ModelAnswers
+from router.asking import FROM_FAILURE
+from router.backends.link import Link
+from router.backends.results import Failure
 from router.experiment_metrics import ExperimentMetrics
-from router.routing import Route
+from router.journal import Journal
+from router.resilience.reasons import Fallback
+from router.shadow_records import Compared, Copy, records
 from router.strategies.buckets import shadow_bucket
 from router.strategies.hashing import salt_key
 
@@ -34,24 +41,19 @@ TOLERANCE: Final = 0.01
 """Part of the target's range that two answers may lie apart and still agree, in a family without levels."""
 
 
-class Copy(NamedTuple):
-    """A row that was answered."""
-
-    route: Route
-    experiment: str
-    decision_id: str
-    packed: bytes
-    value: float
-    """What the caller was told."""
-
-
 class Shadows:
     """Takes copies and asks the shadows. Everything in it is bounded, and nothing in it is awaited by a caller."""
 
     def __init__(
-        self, *, loop: asyncio.AbstractEventLoop, metrics: ExperimentMetrics, clock: Callable[[], float]
+        self,
+        *,
+        loop: asyncio.AbstractEventLoop,
+        journal: Journal,
+        metrics: ExperimentMetrics,
+        clock: Callable[[], float],
     ) -> None:
         self._loop = loop
+        self._journal = journal
         self._metrics = metrics
         self._clock = clock
         self._offered: list[Copy] = []
@@ -120,34 +122,47 @@ class Shadows:
             await self._ask(place, copies)
 
     async def _ask(self, place: tuple[str, str], copies: list[Copy]) -> None:
-        family_name, variant = place
+        variant = place[1]
         route = copies[-1].route
         pool = route.pools.get(variant)
         began = self._clock()
         link = pool.choose(began) if pool is not None else None
+        served = link.served if isinstance(link, Link) else None
         result = (
             await link.submit(b"".join([copy.packed for copy in copies]), len(copies), ANSWER_SECONDS)
             if isinstance(link, Link)
             else Failure.UNAVAILABLE
         )
+        seconds = self._clock() - began
         if isinstance(result, Failure):
-            self._metrics.shadowed(family_name, variant, "failed", len(copies))
-            return
-        self._metrics.shadow_latency(family_name, variant, self._clock() - began)
-        agreed = sum(agree(route.family, copy.value, value) for copy, value in zip(copies, result, strict=True))
-        for outcome, rows in (("agrees", agreed), ("differs", len(copies) - agreed)):
-            if rows:
-                self._metrics.shadowed(family_name, variant, outcome, rows)
+            failure, version = FROM_FAILURE[result], ""
+            answers = [Compared(copy, None, agrees=False, failure=failure) for copy in copies]
+        else:
+            self._metrics.shadow_latency(*place, seconds)
+            usable, version = ModelAnswers(route.family).usable, served.version if served is not None else ""
+            answers = [_compared(route.family, copy, usable(value)) for copy, value in zip(copies, result, strict=True)]
+        self._note(place, answers)
+        written = records(route.family, variant, version, answers, latency_us=round(seconds * 1e6))
+        if not self._journal.append_spare(written):
+            self._metrics.shadowed(*place, "unrecorded", len(answers))
+
+    def _note(self, place: tuple[str, str], answers: list[Compared]) -> None:
+        results = Counter("failed" if one.value is None else "agrees" if one.agrees else "differs" for one in answers)
+        for result, rows in results.items():
+            self._metrics.shadowed(*place, result, rows)
+
+
+def _compared(family: Family, copy: Copy, value: float | None) -> Compared:
+    if value is None:
+        return Compared(copy, None, agrees=False, failure=Fallback.INVALID)
+    return Compared(copy, value, agrees=agree(family, copy.value, value), failure=Fallback.NONE)
 
 
 def agree(family: Family, told: float, shadow: float) -> bool:
-    """Tells whether a shadow's answer comes to the same: the same level or, without levels, 1 % of the range."""
-    low, high = family.target.low, family.target.high
-    if not low <= shadow <= high:
-        return False
+    """Tells whether a usable answer comes to the same: the same level or, without levels, 1 % of the range."""
     if family.levels:
         return family.level(told) == family.level(shadow)
-    return abs(told - shadow) <= TOLERANCE * (high - low)
+    return abs(told - shadow) <= TOLERANCE * (family.target.high - family.target.low)
 
 
 def _shadows(copy: Copy) -> dict[str, float]:

@@ -8,9 +8,9 @@ from collections.abc import Callable, Mapping, Sequence
 from bentos.family import Family
 from bentos.family import load as load_family
 from router.backends.guard import GuardSettings
-from router.backends.link import Expectation
 from router.backends.open_inference import Remote
 from router.backends.pool import Pool
+from router.backends.results import Expectation
 from router.resilience.breaker import BreakerSettings
 from router.resilience.budget import LONGEST_DEADLINE_SECONDS
 from router.resilience.limit import LimitSettings

@@ -21,7 +21,8 @@ import structlog
 
 from inference import open_inference_pb2 as oip
 from router.backends.guard import DEFAULT_GUARD, GuardSettings
-from router.backends.link import Expectation, Failure, Link, Result, Served
+from router.backends.link import Link
+from router.backends.results import Expectation, Failure, Served
 from turnout.v1 import model_pb2
 
 _log = structlog.get_logger(__name__)
@@ -91,10 +92,7 @@ class OpenInferenceLink(Link):
         self._doubt = asyncio.Event()
         """Set when a call met a broken connection: no need to wait for the next second to ask."""
 
-    def _send(
-        self, future: asyncio.Future[Result], packed: bytes, rows: int, seconds: float, *, probe: bool, knock: bool
-    ) -> None:
-        call_id = self._note(future, rows, seconds, probe=probe, knock=knock)
+    def _send(self, call_id: int, packed: bytes, rows: int, seconds: float) -> None:
         task = self._loop.create_task(self._ask(call_id, packed, rows, seconds))
         self._calls.add(task)
         task.add_done_callback(self._calls.discard)
@@ -160,10 +158,10 @@ class OpenInferenceLink(Link):
         )
         return reply.ready
 
-    async def _stream(self, channel: grpc.aio.Channel, served: Served) -> None:
+    async def _serve(self, channel: grpc.aio.Channel, served: Served) -> None:
         """Keeps the link open for as long as the server says that the model is ready."""
         self._infer = _method(channel, "ModelInfer")
-        self._opened(served)
+        self._open(served)
         try:
             while True:
                 self._doubt.clear()
@@ -174,8 +172,7 @@ class OpenInferenceLink(Link):
                 if (self._doubt.is_set() or not self._answers) and not await self._ready(channel):
                     return
         finally:
-            self.served = None
-            self.opened.clear()
+            self._close()
             self._infer = None
             for task in list(self._calls):
                 task.cancel()

@@ -8,8 +8,10 @@ from collections.abc import Callable, Sequence
 from typing import Final
 
 from router.backends.guard import DEFAULT_GUARD, GuardSettings
-from router.backends.link import Expectation, Link
+from router.backends.link import Link
+from router.backends.multiplexed import MultiplexedLink
 from router.backends.open_inference import OpenInferenceLink, Remote
+from router.backends.results import Expectation
 from router.resilience.allowance import HEDGE_SHARE, RETRY_SHARE, Allowance
 from router.resilience.budget import LONGEST_DEADLINE_SECONDS
 from router.resilience.reasons import Fallback
@@ -54,7 +56,7 @@ class Pool:
 
     def _link(self, address: str) -> Link:
         if self.remote is None:
-            return Link(address, self._expected, loop=self._loop, jitter=self._jitter, guard=self._guard)
+            return MultiplexedLink(address, self._expected, loop=self._loop, jitter=self._jitter, guard=self._guard)
         return OpenInferenceLink(
             address, self._expected, loop=self._loop, jitter=self._jitter, guard=self._guard, remote=self.remote
         )

@@ -15,7 +15,8 @@ from google.rpc import error_details_pb2, status_pb2
 
 from bentos.family import RULES
 from inference import open_inference_pb2
-from router.backends.link import Failure, Link
+from router.backends.link import Link
+from router.backends.results import Failure
 from router.resilience.breaker import BreakerState
 from router.resilience.reasons import Fallback
 from tests.integration.platform_under_test import (
