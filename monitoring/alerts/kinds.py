@@ -103,7 +103,8 @@ DEFAULT_RULES: Final[Mapping[AlertType, Rule]] = {
     AlertType.PERFORMANCE_DEGRADATION: Rule(severity=Severity.HIGH, recover_seconds=600),
     AlertType.FEATURE_DRIFT: Rule(severity=Severity.HIGH, recover_seconds=600),
     AlertType.CONCEPT_DRIFT: Rule(severity=Severity.HIGH, recover_seconds=600),
-    AlertType.RETRAINING_FAILED: Rule(severity=Severity.HIGH, escalate_seconds=7 * _DAY),
+    # Only the next training can tell, and it may be a month away.
+    AlertType.RETRAINING_FAILED: Rule(severity=Severity.HIGH, escalate_seconds=7 * _DAY, forget_seconds=45 * _DAY),
     AlertType.MONITORING_FAILED: Rule(severity=Severity.HIGH, escalate_seconds=3600),
     AlertType.SAMPLE_RATIO_MISMATCH: Rule(severity=Severity.HIGH, recover_seconds=600),
     # P2: slow or stale, and what grows into P1 when nobody looks.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -9,6 +10,7 @@ import typer
 
 from services.cli.output import Format, FormatOption, emit, messages
 from services.cli.settings import DEFAULT_CONFIG, ConfigOption, home_of
+from services.cli.split_options import HubOption
 from services.runtime.errors import InvalidArgument
 
 if TYPE_CHECKING:
@@ -33,6 +35,10 @@ def train(
     ] = False,
     trials: Annotated[int, typer.Option("--trials", min=1, max=1000, help="--tune: trials a learner.")] = 20,
     use: Annotated[bool, typer.Option("--use", help="Put the new tags into the configuration file.")] = False,
+    report: Annotated[
+        bool, typer.Option("--report", help="Tell the hub whether it worked: RETRAINING_FAILED, or its end.")
+    ] = False,
+    hub: HubOption = None,
     config: ConfigOption = DEFAULT_CONFIG,
     output: FormatOption = Format.TABLE,
 ) -> None:
@@ -40,21 +46,27 @@ def train(
     from bentos.family import load
     from services.cli.preparing import evaluations, package_variants, train_variants
     from services.cli.progress import Steps
+    from services.cli.retraining import Retraining, reported
     from services.runtime.home import Home
 
+    if report and (dry_run or tune):
+        raise InvalidArgument("report", "--report tells of new bentos: it does not go with --dry-run or --tune")
     declared = load(family)
     chosen = [name.strip() for name in variants.split(",") if name.strip()] or None
-    with Steps(messages()) as steps:
-        records = _records(declared, data=data, city=city, calls=calls, seed=seed, steps=steps)
-        if tune:
-            _print_search(_search(declared, records, chosen, trials=trials, seed=seed, steps=steps), output)
-            return
-        trained = train_variants(declared, records, chosen, seed, steps)
-        tags = {} if dry_run else package_variants(trained, Home(home_of(config)), steps)
-    result: dict[str, Any] = {"family": family, "seed": seed, "tags": tags, "evaluation": evaluations(trained)}
-    emit(output, result, lambda: _tables(trained, tags))
-    if tags:
-        messages().print(_configure(config, family, trained, tags, use=use), markup=False, soft_wrap=True)
+    told = Retraining(family, chosen)
+    with reported(told, hub, config) if report else contextlib.nullcontext():
+        with Steps(messages()) as steps:
+            records = _records(declared, data=data, city=city, calls=calls, seed=seed, steps=steps)
+            if tune:
+                _print_search(_search(declared, records, chosen, trials=trials, seed=seed, steps=steps), output)
+                return
+            trained = train_variants(declared, records, chosen, seed, steps)
+            tags = {} if dry_run else package_variants(trained, Home(home_of(config)), steps)
+        told.trained = tuple(tags)
+        result: dict[str, Any] = {"family": family, "seed": seed, "tags": tags, "evaluation": evaluations(trained)}
+        emit(output, result, lambda: _tables(trained, tags))
+        if tags:
+            messages().print(_configure(config, family, trained, tags, use=use), markup=False, soft_wrap=True)
 
 
 def _records(

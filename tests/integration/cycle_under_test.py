@@ -14,16 +14,22 @@ from bentos.family import Family, RulesAnswer, Target, TargetKind
 from bentos.schema import Category, Number, Schema
 from bentos.thresholds import Thresholds
 from monitoring.alerting import Alerting, alerting
+from monitoring.cycle.calls import CycleCalls
 from monitoring.cycle.limits import MONITORS_SHARE, thresholds_of
 from monitoring.cycle.monitors import Monitors
 from monitoring.cycle.platform import Platform
+from monitoring.cycle.routers import RouterBook
 from monitoring.cycle.running import Cycle
 from monitoring.ledger.families import UNKNOWN, Described
 from monitoring.ledger.store import Store, open_store
 from monitoring.ledger.tally import TargetRange
 from monitoring.metrics import MonitoringMetrics
+from monitoring.service import MONITORING, monitoring_service
 from services.runtime.database import Database, open_database
+from services.runtime.grpc_binding import bind
+from services.runtime.identity import everybody
 from services.runtime.monitoring_config import MonitoringSettings
+from services.runtime.serving import serving
 from tests.integration.alerts_under_test import Clock
 from turnout.v1 import ledger_pb2, prediction_pb2
 
@@ -178,6 +184,19 @@ class Stage:
     def types(self) -> set[str]:
         """Gives the types of what fires."""
         return {kind for kind, _ in self.firing()}
+
+
+@contextlib.asynccontextmanager
+async def served(stage: Stage, books: RouterBook | None = None) -> AsyncIterator[str]:
+    """Serves MonitoringService of a stage on a free loopback port; gives the address."""
+    calls = CycleCalls(stage.cycle, books or RouterBook(), now_us=stage.clock)
+    implementation = monitoring_service(calls, *stage.alerts.calls(stopping=lambda: False))
+
+    def handlers(_: object) -> list[Any]:
+        return [bind(MONITORING, implementation, identify=everybody)]
+
+    async with serving(handlers, "127.0.0.1:0", drain_seconds=1.0) as server:
+        yield server.address
 
 
 @contextlib.asynccontextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,11 +16,12 @@ from monitoring.alerts.kinds import AlertType, EventKind, State
 from monitoring.alerts.lifecycle import RECOVERY
 from monitoring.alerts.reading import find_alert
 from monitoring.cycle.platform import Platform, Served, Split
+from services.cli.main import FAILED, WRONG_INPUT, run
 from services.runtime.database import sqlite_url
 from services.runtime.database.sqlite import run_outside_transaction
 from services.runtime.errors import Unavailable
 from services.runtime.monitoring_config import MonitoringSettings
-from tests.integration.cycle_under_test import SETTINGS, Stage, a_stage
+from tests.integration.cycle_under_test import SETTINGS, Stage, a_stage, served
 
 STEP = 500
 """Decisions between two cycles; two minutes of the test's time."""
@@ -183,6 +185,43 @@ async def test_how_sure_the_rules_are_raises_nothing(url: str, arm: str) -> None
         assert (AlertType.HIGH_FALLBACK_RATE.value in stage.types()) is (arm == "model")
 
 
+async def test_a_training_that_fails_tells_and_the_next_one_that_works_ends_it(url: str, tmp_path: Path) -> None:
+    """`turnout train --report`: RETRAINING_FAILED says why, through cycles that know nothing of it, until it works."""
+    config = tmp_path / "turnout.yaml"
+    async with a_stage(url) as stage, served(stage) as hub:
+
+        async def train(*more: str) -> int:
+            chosen = ("--calls", "300", "--variants", "xgboost", "--report", "--hub", hub, "-c", str(config))
+            return await asyncio.to_thread(run, ["train", "dispatch", *chosen, *more])
+
+        labels = {"family": "dispatch", "variant": "xgboost"}
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("TURNOUT_HOME", str(tmp_path / "home"))
+            assert await train("--data", str(tmp_path / "nowhere.csv")) == WRONG_INPUT
+            await _step(stage)
+            alert = _of(stage, AlertType.RETRAINING_FAILED, labels)
+            assert alert is not None
+            assert alert.summary.startswith("training dispatch failed: ")
+            assert "nowhere.csv is not a file" in alert.summary
+
+            assert await train() == 0
+        assert _of(stage, AlertType.RETRAINING_FAILED, labels) is None
+        assert config.exists()
+
+
+async def test_who_cannot_tell_the_hub_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A hub that is away hides no failure of the training; without a file and --hub nothing begins."""
+    train = ["train", "dispatch", "--data", str(tmp_path / "nowhere.csv"), "--report", "-c", str(tmp_path / "no.yaml")]
+    assert await asyncio.to_thread(run, [*train, "--hub", "127.0.0.1:1"]) == WRONG_INPUT
+    told = capsys.readouterr().err
+    assert "the hub was not told: the hub at 127.0.0.1:1 cannot be reached" in told
+    assert "nowhere.csv is not a file" in told
+    assert await asyncio.to_thread(run, train) == FAILED
+    assert "no.yaml does not exist" in capsys.readouterr().err
+    assert await asyncio.to_thread(run, [*train, "--dry-run"]) == WRONG_INPUT
+    assert "--report tells of new bentos" in capsys.readouterr().err
+
+
 def test_every_type_has_a_test() -> None:
-    """A type that is added without a way to raise and to end it fails here; retraining tells by itself, see below."""
+    """A type that is added without a way to raise and to end it fails here; training tells by itself."""
     assert set(SCENARIOS) | {AlertType.RETRAINING_FAILED} == set(AlertType)

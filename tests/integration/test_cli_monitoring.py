@@ -13,15 +13,10 @@ from typing import Any, Literal
 import pytest
 import structlog
 
-from monitoring.cycle.calls import CycleCalls
 from monitoring.cycle.routers import RouterBook
-from monitoring.service import MONITORING, monitoring_service
 from services.cli.main import run
 from services.runtime.database import sqlite_url
-from services.runtime.grpc_binding import bind
-from services.runtime.identity import everybody
-from services.runtime.serving import serving
-from tests.integration.cycle_under_test import Stage, a_stage
+from tests.integration.cycle_under_test import Stage, a_stage, served
 from turnout.v1 import ledger_pb2
 
 CHROMIUM = Path("/usr/bin/chromium")
@@ -33,21 +28,8 @@ async def a_server(folder: Path) -> AsyncIterator[tuple[Stage, str, RouterBook]]
     books = RouterBook()
     # The stage's logs must not stand among what the command prints.
     with structlog.testing.capture_logs():
-        async with _served(folder, books) as (stage, address):
+        async with a_stage(str(sqlite_url(folder / "hub.sqlite"))) as stage, served(stage, books) as address:
             yield stage, address, books
-
-
-@contextlib.asynccontextmanager
-async def _served(folder: Path, books: RouterBook) -> AsyncIterator[tuple[Stage, str]]:
-    async with a_stage(str(sqlite_url(folder / "hub.sqlite"))) as stage:
-        calls = CycleCalls(stage.cycle, books, now_us=stage.clock)
-        implementation = monitoring_service(calls, *stage.alerts.calls(stopping=lambda: False))
-
-        def handlers(_: object) -> list[Any]:
-            return [bind(MONITORING, implementation, identify=everybody)]
-
-        async with serving(handlers, "127.0.0.1:0", drain_seconds=1.0) as server:
-            yield stage, server.address
 
 
 async def traffic(stage: Stage) -> None:
