@@ -22,7 +22,7 @@ from router.recent import Entry, answer_of
 from router.resilience.budget import REPEAT_RESERVE_SECONDS
 from router.resilience.reasons import Fallback
 from router.routing import Route, choose_all
-from router.shadowing import Copy
+from router.shadow_records import Copy
 from router.strategies import Assignment
 from services.runtime.errors import AlreadyExists, InvalidArgument
 from services.runtime.identifiers import MAX_TEXT, check_decision_id, check_text
@@ -231,18 +231,27 @@ class Batches:
         part.answers = answering.answers
         self._settle(part)
         if batch.route.shadowed:
-            self._shadow(batch, part.asked, part.answers)
+            self._shadow(batch, part.asked, part.answers, latency_us)
         for labels, count in part.answers.counts().items():
             decider.metrics.predictions(family.name, labels, count)
 
-    def _shadow(self, batch: Batch, asked: Asked, answers: Answers) -> None:
+    def _shadow(self, batch: Batch, asked: Asked, answers: Answers, latency_us: int) -> None:
         size = batch.route.family.schema.row_bytes
-        for place, (decision_id, chosen, value) in enumerate(
-            zip(asked.decision_ids, asked.chosen, answers.values, strict=True)
-        ):
+        for place, (decision_id, chosen) in enumerate(zip(asked.decision_ids, asked.chosen, strict=True)):
             if chosen is not None and chosen.experiment:
-                packed = asked.packed[place * size : (place + 1) * size]
-                self._decider.shadows.offer(Copy(batch.route, chosen.experiment, decision_id, packed, value))
+                copy = Copy(
+                    batch.route,
+                    chosen.experiment,
+                    asked.tenant,
+                    decision_id,
+                    asked.packed[place * size : (place + 1) * size],
+                    asked.at_unix_us,
+                    answers.values[place],
+                    answers.confidences[place],
+                    answers.shared[answers.shared_places[place]].served_variant,
+                    latency_us,
+                )
+                self._decider.shadows.offer(copy)
 
     def _settle(self, part: Part) -> None:
         asked, answers = part.asked, part.answers

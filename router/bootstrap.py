@@ -104,7 +104,7 @@ async def running(
         metrics.follow_admission(lambda: admission.room, lambda: admission.under_way)
         alerts = StandingAlerts()
         asking = Asking(clock=loop.time, alerts=alerts, metrics=metrics, shedding=lambda: admission.shedding)
-        shadows = Shadows(loop=loop, metrics=experiment_metrics, clock=loop.time)
+        shadows = Shadows(loop=loop, journal=log, metrics=experiment_metrics, clock=loop.time)
         stack.push_async_callback(shadows.close)
         decider = Decider(
             table,

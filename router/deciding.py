@@ -34,7 +34,8 @@ from router.recent import Entry, RecentDecisions, answer_of
 from router.resilience.budget import LONGEST_DEADLINE_SECONDS, REPEAT_RESERVE_SECONDS
 from router.resilience.reasons import Fallback
 from router.routing import Rotation, Route, RoutingTable, choose
-from router.shadowing import Copy, Shadows
+from router.shadow_records import Copy
+from router.shadowing import Shadows
 from services.runtime.errors import AlreadyExists, DeadlineExceeded
 from services.runtime.identifiers import Uuid7Source, check_decision_id, check_text
 from turnout.v1 import prediction_pb2
@@ -284,18 +285,31 @@ class Decider:
                 self.recent.settle(row.tenant, row.decision_id, answer)
         self._count(family.name, counts)
         if first.route.shadowed:
-            self._shadow(group, answers)
+            self._shadow(group, answers, now_ns)
         return answers
 
     def _count(self, family: str, counts: Mapping[tuple[str, str, str, int], int]) -> None:
         for key, count in counts.items():
             self.metrics.predictions(family, key, count)
 
-    def _shadow(self, group: Sequence[Prepared], answers: Sequence[prediction_pb2.PredictResponse]) -> None:
+    def _shadow(
+        self, group: Sequence[Prepared], answers: Sequence[prediction_pb2.PredictResponse], now_ns: int
+    ) -> None:
         for row, answer in zip(group, answers, strict=True):
             # A route may be older than its neighbour's, from before a change.
             if row.route.shadowed and row.assignment.experiment:
-                copy = Copy(row.route, row.assignment.experiment, row.decision_id, row.packed, answer.value)
+                copy = Copy(
+                    row.route,
+                    row.assignment.experiment,
+                    row.tenant,
+                    row.decision_id,
+                    row.packed,
+                    row.at_unix_us,
+                    answer.value,
+                    answer.confidence,
+                    answer.served_variant,
+                    (now_ns - row.arrived_ns) // 1000,
+                )
                 self.shadows.offer(copy)
 
 

@@ -44,7 +44,7 @@ class ExperimentMetrics:
         )
         self._shadow_rows = Counter(
             "turnout_shadow_rows",
-            "Rows that were to be copied to a shadow: agrees, differs, failed, or dropped.",
+            "Rows that were to be copied to a shadow: agrees, differs, failed, dropped; and those left unrecorded.",
             ("family", "variant", "result"),
             registry=registry,
         )

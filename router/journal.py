@@ -137,6 +137,12 @@ class Journal:
         self._commit.mark()
         return False
 
+    def append_spare(self, payloads: Sequence[bytes]) -> bool:
+        """Appends what may be left out, unless the disk refuses or the journal is half full; False when it was."""
+        if self._held or self._unusable or self._bytes > self._max_bytes // 2:
+            return False
+        return self.append(payloads)
+
     async def committed(self, seconds: float = COMMIT_PATIENCE_SECONDS) -> bool:
         """Waits until everything appended so far is on stable storage.
 

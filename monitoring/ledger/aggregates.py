@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from sqlalchemy import Connection, literal, select
 
-from monitoring.ledger.cells import EXPERIMENT, Cell
+from monitoring.ledger.cells import EXPERIMENT, SHADOWS, Cell
 from monitoring.ledger.exact import as_float
 from monitoring.ledger.feature_statistics import Distribution, FeatureStatistics
 from monitoring.ledger.levels import END_US, Span
@@ -157,8 +157,8 @@ def window_totals(
         since_us: decisions assigned at or after this instant.
         until_us: decisions assigned before this instant.
         by: which of experiment, arm, variant (that served), tenant and population tell totals apart; () for one.
-        populations: only decisions of these (`Cell.population`); None for all. What an analysis must leave out,
-            like burn-in, is in others than `experiment`.
+        populations: only decisions of these (`Cell.population`); None for all decisions. What an analysis must leave
+            out, like burn-in, is in others than `experiment`; answers of shadows come only where they are named.
         sketches: which distributions to read; the others stay empty. They are most of the cost.
     """
     found: dict[Group, Totals] = {}
@@ -255,8 +255,8 @@ def _cells(
     statement = select(CELLS).where(CELLS.c.family == family)
     if experiment is not None:
         statement = statement.where(CELLS.c.experiment == experiment)
-    if populations is not None:
-        statement = statement.where(CELLS.c.population.in_(populations))
+    chosen = CELLS.c.population.not_in(SHADOWS) if populations is None else CELLS.c.population.in_(populations)
+    statement = statement.where(chosen)
     return {row[0]: Cell(*row[1:]) for row in connection.execute(statement)}
 
 

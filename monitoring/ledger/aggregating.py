@@ -38,6 +38,17 @@ class OutcomeChange(NamedTuple):
     """NaN when none was reported."""
 
 
+class Counted(NamedTuple):
+    """What is counted of an answer that is no decision: of a shadow's, or of what it is compared with."""
+
+    family: str
+    assigned_at_us: int
+    value: float
+    confidence: float
+    latency_us: int
+    fallback: int = 0
+
+
 @dataclass(slots=True)
 class Changes:
     """What one transaction does to the rows."""
@@ -49,6 +60,11 @@ class Changes:
     outcomes: list[OutcomeChange] = field(default_factory=list)
     features: list[Features] = field(default_factory=list)
     """Rows of features of the decisions that were added."""
+    shadows_added: list[tuple[int, Counted]] = field(default_factory=list)
+    """New answers of shadows, and what they are compared with, with their cells."""
+    shadows_removed: list[tuple[int, Counted]] = field(default_factory=list)
+    """Those that gave way to an earlier decision's."""
+    shadow_outcomes: list[OutcomeChange] = field(default_factory=list)
 
 
 class Aggregates:
@@ -65,8 +81,10 @@ class Aggregates:
     def apply(self, connection: Connection, changes: Changes, describe: Describe) -> None:
         """Brings the aggregates in step; to be called in the transaction that changes the rows."""
         self.cells.store(connection)
-        decisions = [(sign, _Grouped(rows)) for sign, rows in ((1, changes.added), (-1, changes.removed)) if rows]
-        outcomes = _group_outcomes(changes.outcomes)
+        added: list[tuple[int, DecisionRow | Counted]] = [*changes.added, *changes.shadows_added]
+        removed: list[tuple[int, DecisionRow | Counted]] = [*changes.removed, *changes.shadows_removed]
+        decisions = [(sign, _Grouped(rows)) for sign, rows in ((1, added), (-1, removed)) if rows]
+        outcomes = _group_outcomes([*changes.outcomes, *changes.shadow_outcomes])
         keys = {key for _, grouped in decisions for group in grouped.keys for key in self._keys(*group)}
         keys.update(key for cell, _, minute in outcomes for key in self._keys(cell, minute))
         windows = self.totals.get(connection, keys, lambda _: Statistics())
@@ -123,7 +141,7 @@ def _add_features(held: Held[FeatureStatistics], table: NDArray[np.float32]) -> 
 class _Grouped:
     """Decisions by cell and minute."""
 
-    def __init__(self, rows: Sequence[tuple[int, DecisionRow]]) -> None:
+    def __init__(self, rows: Sequence[tuple[int, DecisionRow | Counted]]) -> None:
         cells = np.array([cell for cell, _ in rows], np.int64)
         minutes = np.array([row.assigned_at_us for _, row in rows], np.int64) // MINUTE_US * MINUTE_US
         self._rows = Decisions(

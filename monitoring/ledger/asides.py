@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from typing import Final, NamedTuple
 
-from monitoring.ledger.records import DecisionRow, OutcomeRow
+from monitoring.ledger.records import DecisionRow, OutcomeRow, ShadowRow
 from turnout.v1 import ledger_pb2
 
 LATE: Final = "the outcome was reported over 30 days after its decision"
@@ -47,6 +47,12 @@ def outcome_aside(row: OutcomeRow, reason: str) -> Aside:
         cost=row.cost,
     )
     raw = ledger_pb2.JournalRecord(outcome=outcome).SerializeToString()
+    return Aside(hashlib.sha256(raw).digest()[:16], raw, reason)
+
+
+def shadow_aside(row: ShadowRow, reason: str) -> Aside:
+    """Gives a shadow's answer as a record to set aside."""
+    raw = ledger_pb2.JournalRecord(shadow_answer=ledger_pb2.ShadowAnswer.FromString(row.record)).SerializeToString()
     return Aside(hashlib.sha256(raw).digest()[:16], raw, reason)
 
 

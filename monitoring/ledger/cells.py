@@ -24,6 +24,17 @@ EXPERIMENT: Final = "experiment"
 """Population of the decisions that an analysis compares."""
 
 
+SHADOW_AGREES: Final = "shadow_agrees"
+"""Population of the answers of shadows that come to the same as what the callers were told."""
+SHADOW_DIFFERS: Final = "shadow_differs"
+SHADOW_FAILED: Final = "shadow_failed"
+"""Population of the copies that a shadow gave no answer to; only their number and reasons mean anything."""
+SHADOWED: Final = "shadowed"
+"""Population of what callers were told to the rows that a shadow answered; the cell's arm is the shadow."""
+SHADOWS: Final = (SHADOW_AGREES, SHADOW_DIFFERS, SHADOW_FAILED, SHADOWED)
+"""Populations in which no decision is counted."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CellBounds:
     """How many cells there may be."""
@@ -46,7 +57,7 @@ class Cell(NamedTuple):
     tenant: str
     population: str
     """`experiment` for decisions that an analysis compares; else why it leaves them out: `burn_in`, `paused`,
-    `override`, `hold_out` or `concluded`."""
+    `override`, `hold_out` or `concluded`. Those of `SHADOWS` hold no decisions, but answers of shadows."""
 
 
 _POPULATIONS: Final = {

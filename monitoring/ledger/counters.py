@@ -13,6 +13,8 @@ ASIDE: Final = "set_aside"
 OVERFLOW: Final = "set_aside_overflow"
 HELD: Final = "decisions_held"
 HELD_BYTES: Final = "decisions_held_bytes"
+"""Of decisions and of the answers of shadows to them."""
+SHADOW_ANSWERS: Final = "shadow_answers_held"
 PRUNED_UNTIL: Final = "pruned_until_us"
 """Decisions up to this instant are gone; one that comes now is set aside, since it may have been counted before."""
 ROW_BYTES: Final = 300

@@ -17,6 +17,7 @@ class LedgerMetrics:
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self._decisions = Counter("ledger_decisions", "Decisions stored.", registry=registry)
+        self._shadows = Counter("ledger_shadow_answers", "Answers of shadows stored.", registry=registry)
         self._snapshots = Counter("ledger_snapshots", "Experiment snapshots stored.", registry=registry)
         outcomes = Counter(
             "ledger_outcomes",
@@ -28,7 +29,9 @@ class LedgerMetrics:
         self._waiting = outcomes.labels("waiting")
         self._duplicate = outcomes.labels("duplicate")
         repeated = Counter("ledger_duplicates", "Records that were already there.", ["record"], registry=registry)
-        self._repeated = {kind: repeated.labels(kind) for kind in ("decision", "snapshot", "set_aside")}
+        self._repeated = {
+            kind: repeated.labels(kind) for kind in ("decision", "snapshot", "shadow_answer", "set_aside")
+        }
         self._set_aside = Counter("ledger_set_aside", "Records that could not be stored.", registry=registry)
         self._append = Histogram(
             "ledger_append_seconds", "Time to store a batch durably.", buckets=_BUCKETS, registry=registry
@@ -52,11 +55,13 @@ class LedgerMetrics:
         """Counts one stored batch; safe to call from any thread."""
         self._decisions.inc(result.decisions)
         self._snapshots.inc(result.snapshots)
+        self._shadows.inc(result.shadows)
         self._joined.inc(result.joined)
         self._waiting.inc(result.waiting)
         self._duplicate.inc(result.duplicates["outcome"])
         self._repeated["decision"].inc(result.duplicates["decision"])
         self._repeated["snapshot"].inc(result.duplicates["snapshot"])
+        self._repeated["shadow_answer"].inc(result.duplicates["shadow_answer"])
         self._repeated["set_aside"].inc(result.repeated_aside)
         self._set_aside.inc(result.set_aside)
         self._append.observe(seconds)

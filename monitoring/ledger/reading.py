@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Final
 
 from sqlalchemy import Connection, Select, select, tuple_
 
-from monitoring.ledger.aggregates import Totals, window_totals
+from monitoring.ledger.aggregates import By, Group, Totals, window_totals
+from monitoring.ledger.cells import SHADOWS
 from monitoring.ledger.counters import ASIDE, OVERFLOW, WAITING
+from monitoring.ledger.statistics import Statistics
 from monitoring.ledger.tables import COUNTERS, DECISIONS, OUTCOMES, SNAPSHOTS, from_signed
 from monitoring.ledger.tally import OutcomeSum
 from services.runtime.errors import ResourceExhausted
@@ -128,6 +131,8 @@ def summarize(connection: Connection, family: str, since_us: int) -> ledger_pb2.
     """
     arms = window_totals(connection, family, since_us=since_us, by=("arm",), populations=None, sketches=("latency",))
     counters = {row.name: row.value for row in connection.execute(select(COUNTERS))}
+    by: tuple[By, ...] = ("experiment", "arm", "population")
+    copies = window_totals(connection, family, since_us=since_us, by=by, populations=SHADOWS, sketches=("latency",))
     shown = sorted((group[0], totals) for group, totals in arms.items() if totals.decisions)
     return ledger_pb2.SummarizeArmsResponse(
         arms=[_summary(name, totals) for name, totals in shown],
@@ -135,7 +140,58 @@ def summarize(connection: Connection, family: str, since_us: int) -> ledger_pb2.
         outcomes_joined=sum(totals.outcomes for _, totals in shown),
         outcomes_waiting=counters[WAITING],
         set_aside=counters[ASIDE] + counters[OVERFLOW],
+        shadows=[_shadow(name, results) for name, results in shadow_results(copies)],
     )
+
+
+@dataclass(frozen=True, slots=True)
+class ShadowResults:
+    """What one shadow of one experiment did."""
+
+    agreed: int
+    failures: Mapping[int, int]
+    """Copies without an answer, by the number of their FallbackReason."""
+    said: Totals
+    """Of its answers."""
+    told: Totals
+    """Of what callers were told to the rows that it answered."""
+
+
+def shadow_results(found: Mapping[Group, Totals]) -> list[tuple[tuple[str, str], ShadowResults]]:
+    """Gives the results of shadows by (experiment, variant), from totals by experiment, arm and population."""
+    results = []
+    for name in sorted({(experiment, variant) for experiment, variant, _ in found}):
+        agrees, differs, failed, told = (found.get((*name, one), Totals(Statistics())) for one in SHADOWS)
+        said = Totals(Statistics())
+        for part in (agrees, differs):
+            said.statistics.merge(part.statistics)
+        if said.decisions or failed.decisions:
+            results.append((name, ShadowResults(agrees.decisions, failed.fallbacks, said, told)))
+    return results
+
+
+def _shadow(name: tuple[str, str], results: ShadowResults) -> ledger_pb2.ShadowSummary:
+    said, told = results.said, results.told
+    p50, p99 = (said.quantile("latency", rank) for rank in (0.5, 0.99))
+    return ledger_pb2.ShadowSummary(
+        experiment=name[0],
+        variant=name[1],
+        answered=said.decisions,
+        agreed=results.agreed,
+        failures=_by_reason(results.failures),
+        outcomes=said.outcomes,
+        mean_absolute_error=said.mean(OutcomeSum.ABSOLUTE_ERROR),
+        told_mean_absolute_error=told.mean(OutcomeSum.ABSOLUTE_ERROR),
+        p50_ms=None if p50 is None else p50 / 1000,
+        p99_ms=None if p99 is None else p99 / 1000,
+    )
+
+
+def _by_reason(counts: Mapping[int, int]) -> list[ledger_pb2.FallbackCount]:
+    return [
+        ledger_pb2.FallbackCount(reason=prediction_pb2.FallbackReason.ValueType(reason), count=count)
+        for reason, count in counts.items()
+    ]
 
 
 def _summary(name: str, totals: Totals) -> ledger_pb2.ArmSummary:
@@ -144,10 +200,7 @@ def _summary(name: str, totals: Totals) -> ledger_pb2.ArmSummary:
         arm=name,
         assigned=totals.decisions,
         served=totals.served,
-        fallbacks=[
-            ledger_pb2.FallbackCount(reason=prediction_pb2.FallbackReason.ValueType(reason), count=count)
-            for reason, count in totals.fallbacks.items()
-        ],
+        fallbacks=_by_reason(totals.fallbacks),
         outcomes=totals.outcomes,
         outcome_mean=totals.mean(OutcomeSum.OUTCOME),
         p50_ms=None if p50 is None else p50 / 1000,

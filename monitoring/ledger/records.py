@@ -82,6 +82,20 @@ class SnapshotRow(NamedTuple):
     router: str
 
 
+class ShadowRow(NamedTuple):
+    """The reported part of a row of the table `shadow_answers`, in the order of its columns."""
+
+    tenant: str
+    decision_id: str
+    variant: str
+    family: str
+    assigned_at_us: int
+    failure: int
+    value: float
+    told_value: float
+    record: bytes
+
+
 class Refused(NamedTuple):
     """A record that cannot be stored, and why."""
 
@@ -100,6 +114,7 @@ class Batch:
     """What each decision was made from."""
     outcomes: list[OutcomeRow] = field(default_factory=list)
     snapshots: list[SnapshotRow] = field(default_factory=list)
+    shadows: list[ShadowRow] = field(default_factory=list)
     refused: list[Refused] = field(default_factory=list)
 
 
@@ -127,8 +142,10 @@ def read_batch(raws: Sequence[bytes]) -> Batch:
                     batch.outcomes.append(_outcome(record.outcome))
                 case "snapshot":
                     batch.snapshots.append(_snapshot(record.snapshot))
+                case "shadow_answer":
+                    batch.shadows.append(read_shadow_answer(record.shadow_answer))
                 case _:
-                    batch.refused.append(Refused(raw, "the record is no decision, no outcome and no snapshot"))
+                    batch.refused.append(Refused(raw, "the record is of no kind that the ledger stores"))
         except DecodeError:
             batch.refused.append(Refused(raw, "the bytes are not a turnout.v1.JournalRecord"))
         except _Damaged as error:
@@ -247,6 +264,36 @@ def _outcome(outcome: ledger_pb2.Outcome) -> OutcomeRow:
         outcome.occurred_at_unix_us,
         outcome.value + 0.0,  # −0 and 0 are the same outcome
         None if cost is None else cost + 0.0,
+    )
+
+
+def read_shadow_answer(answer: ledger_pb2.ShadowAnswer) -> ShadowRow:
+    """Checks a shadow's answer and gives its row; see `read_batch` for what becomes of a damaged one."""
+    check_decision_id(answer.decision_id)
+    _check_labels(answer.tenant, answer.family, answer.variant, answer.served_variant)
+    for name in ("experiment", "variant"):
+        if not _LABEL.fullmatch(getattr(answer, name)):
+            raise _Damaged(f"{name} must be 1 to 63 characters of [A-Za-z0-9_.-]")
+    if len(answer.model_version) > MAX_TEXT:
+        raise _Damaged(f"model_version must be at most {MAX_TEXT} characters")
+    for name in ("value", "told_value"):
+        if not -LARGEST <= getattr(answer, name) <= LARGEST:
+            raise _Damaged(f"{name} is not a number of at most {LARGEST:g}")
+    for name in ("confidence", "told_confidence"):
+        if not 0.0 <= getattr(answer, name) <= 1.0:
+            raise _Damaged(f"{name} is not in [0, 1]")
+    if answer.assigned_at_unix_us < 0 or answer.failure < 0:
+        raise _Damaged("assigned_at_unix_us and failure must be at least 0")
+    return ShadowRow(
+        answer.tenant,
+        answer.decision_id,
+        answer.variant,
+        answer.family,
+        answer.assigned_at_unix_us,
+        answer.failure,
+        answer.value,
+        answer.told_value,
+        answer.SerializeToString(),
     )
 
 

@@ -20,6 +20,7 @@ from monitoring.ledger.counters import (
     HELD_BYTES,
     OVERFLOW,
     PRUNED_UNTIL,
+    SHADOW_ANSWERS,
     WAITING,
     write_counters,
 )
@@ -38,7 +39,7 @@ OnAppend = Callable[[Appended, float], None]
 Follow = Callable[[Connection, Changes], None]
 """Told of what a batch changed, inside the transaction that stores it."""
 _VERSION: Final = "schema_version"
-_COUNTERS: Final = (WAITING, ASIDE, OVERFLOW, HELD, HELD_BYTES, PRUNED_UNTIL, PRUNED, PRUNED_WAITING)
+_COUNTERS: Final = (WAITING, ASIDE, OVERFLOW, HELD, HELD_BYTES, SHADOW_ANSWERS, PRUNED_UNTIL, PRUNED, PRUNED_WAITING)
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
 

@@ -73,6 +73,26 @@ OUTCOMES: Final = Table(
 )
 """The newest outcome of each decision."""
 
+SHADOWS: Final = Table(
+    "shadow_answers",
+    METADATA,
+    Column("tenant", Text, nullable=False),
+    Column("decision_id", Text, nullable=False),
+    Column("variant", Text, nullable=False),
+    Column("family", Text, nullable=False),
+    Column("assigned_at_us", BigInteger, nullable=False),
+    Column("failure", Integer, nullable=False),
+    Column("value", Double, nullable=False),
+    Column("told_value", Double, nullable=False),
+    Column("record", LargeBinary, nullable=False),
+    # Where the aggregates count it, and where they count what the caller was told.
+    Column("cell", Integer, nullable=False),
+    Column("told_cell", Integer, nullable=False),
+    PrimaryKeyConstraint("decision_id", "tenant", "variant"),
+    Index("shadow_answers_by_time", "assigned_at_us"),
+)
+"""One row for each shadow that answered to a decision; `record` is the whole ShadowAnswer message."""
+
 SNAPSHOTS: Final = Table(
     "snapshots",
     METADATA,

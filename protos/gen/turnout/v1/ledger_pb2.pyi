@@ -28,6 +28,7 @@ class JournalRecord(_message.Message):
     DECISION_FIELD_NUMBER: _builtins.int
     OUTCOME_FIELD_NUMBER: _builtins.int
     SNAPSHOT_FIELD_NUMBER: _builtins.int
+    SHADOW_ANSWER_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def decision(self) -> Global___Decision:
         """An answered prediction."""
@@ -40,18 +41,23 @@ class JournalRecord(_message.Message):
     def snapshot(self) -> Global___ExperimentSnapshot:
         """An experiment as a router began to apply it."""
 
+    @_builtins.property
+    def shadow_answer(self) -> Global___ShadowAnswer:
+        """What a shadow would have answered."""
+
     def __init__(
         self,
         *,
         decision: Global___Decision | None = ...,
         outcome: Global___Outcome | None = ...,
         snapshot: Global___ExperimentSnapshot | None = ...,
+        shadow_answer: Global___ShadowAnswer | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["decision", b"decision", "outcome", b"outcome", "record", b"record", "snapshot", b"snapshot"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["decision", b"decision", "outcome", b"outcome", "record", b"record", "shadow_answer", b"shadow_answer", "snapshot", b"snapshot"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["decision", b"decision", "outcome", b"outcome", "record", b"record", "snapshot", b"snapshot"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["decision", b"decision", "outcome", b"outcome", "record", b"record", "shadow_answer", b"shadow_answer", "snapshot", b"snapshot"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_record: _TypeAlias = _typing.Literal["decision", "outcome", "snapshot"]  # noqa: Y015
+    _WhichOneofReturnType_record: _TypeAlias = _typing.Literal["decision", "outcome", "snapshot", "shadow_answer"]  # noqa: Y015
     _WhichOneofArgType_record: _TypeAlias = _typing.Literal["record", b"record"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_record) -> _WhichOneofReturnType_record | None: ...
 
@@ -194,6 +200,92 @@ class Outcome(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__cost) -> _WhichOneofReturnType__cost | None: ...
 
 Global___Outcome: _TypeAlias = Outcome  # noqa: Y015
+
+@_typing.final
+class ShadowAnswer(_message.Message):
+    """What a shadow answered to the copy of a decision's row; nobody was told it. Stored once by (tenant, decision_id,
+    variant), the earliest decision's when there are several.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DECISION_ID_FIELD_NUMBER: _builtins.int
+    TENANT_FIELD_NUMBER: _builtins.int
+    FAMILY_FIELD_NUMBER: _builtins.int
+    EXPERIMENT_FIELD_NUMBER: _builtins.int
+    VARIANT_FIELD_NUMBER: _builtins.int
+    MODEL_VERSION_FIELD_NUMBER: _builtins.int
+    ASSIGNED_AT_UNIX_US_FIELD_NUMBER: _builtins.int
+    VALUE_FIELD_NUMBER: _builtins.int
+    CONFIDENCE_FIELD_NUMBER: _builtins.int
+    LATENCY_US_FIELD_NUMBER: _builtins.int
+    FAILURE_FIELD_NUMBER: _builtins.int
+    AGREES_FIELD_NUMBER: _builtins.int
+    TOLD_VALUE_FIELD_NUMBER: _builtins.int
+    TOLD_CONFIDENCE_FIELD_NUMBER: _builtins.int
+    SERVED_VARIANT_FIELD_NUMBER: _builtins.int
+    TOLD_LATENCY_US_FIELD_NUMBER: _builtins.int
+    decision_id: _builtins.str
+    """The decision's id."""
+    tenant: _builtins.str
+    """The decision's tenant."""
+    family: _builtins.str
+    """Prediction problem."""
+    experiment: _builtins.str
+    """Experiment whose shadow it is."""
+    variant: _builtins.str
+    """Variant that answered the copy."""
+    model_version: _builtins.str
+    """Version of that variant; empty when it failed."""
+    assigned_at_unix_us: _builtins.int
+    """The instant that the decision's assignment was made for, in microseconds since 1970-01-01T00:00Z."""
+    value: _builtins.float
+    """The answer; 0 when it failed."""
+    confidence: _builtins.float
+    """Confidence in [0, 1]; 0 when it failed."""
+    latency_us: _builtins.int
+    """Time that the call to the shadow took, in microseconds; up to 32 copies share a call."""
+    failure: _prediction_pb2.FallbackReason.ValueType
+    """Why there is no answer that could be given to a caller; unspecified when there is one."""
+    agrees: _builtins.bool
+    """Whether it comes to the same as what the caller was told: the same level or, in a family without levels, at most
+    1 % of the target's range apart.
+    """
+    told_value: _builtins.float
+    """What the caller was told."""
+    told_confidence: _builtins.float
+    """Confidence of that, in [0, 1]."""
+    served_variant: _builtins.str
+    """Variant that the caller was answered by."""
+    told_latency_us: _builtins.int
+    """Time from the arrival of the call to the answer, in microseconds."""
+    def __init__(
+        self,
+        *,
+        decision_id: _builtins.str = ...,
+        tenant: _builtins.str = ...,
+        family: _builtins.str = ...,
+        experiment: _builtins.str = ...,
+        variant: _builtins.str = ...,
+        model_version: _builtins.str = ...,
+        assigned_at_unix_us: _builtins.int = ...,
+        value: _builtins.float = ...,
+        confidence: _builtins.float = ...,
+        latency_us: _builtins.int = ...,
+        failure: _prediction_pb2.FallbackReason.ValueType = ...,
+        agrees: _builtins.bool = ...,
+        told_value: _builtins.float = ...,
+        told_confidence: _builtins.float = ...,
+        served_variant: _builtins.str = ...,
+        told_latency_us: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agrees", b"agrees", "assigned_at_unix_us", b"assigned_at_unix_us", "confidence", b"confidence", "decision_id", b"decision_id", "experiment", b"experiment", "failure", b"failure", "family", b"family", "latency_us", b"latency_us", "model_version", b"model_version", "served_variant", b"served_variant", "tenant", b"tenant", "told_confidence", b"told_confidence", "told_latency_us", b"told_latency_us", "told_value", b"told_value", "value", b"value", "variant", b"variant"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ShadowAnswer: _TypeAlias = ShadowAnswer  # noqa: Y015
 
 @_typing.final
 class ExperimentSnapshot(_message.Message):
@@ -580,6 +672,7 @@ class SummarizeArmsResponse(_message.Message):
     OUTCOMES_JOINED_FIELD_NUMBER: _builtins.int
     OUTCOMES_WAITING_FIELD_NUMBER: _builtins.int
     SET_ASIDE_FIELD_NUMBER: _builtins.int
+    SHADOWS_FIELD_NUMBER: _builtins.int
     decisions: _builtins.int
     """Decisions in all, also those that raw rows are no longer kept of."""
     outcomes_joined: _builtins.int
@@ -592,6 +685,10 @@ class SummarizeArmsResponse(_message.Message):
     def arms(self) -> _containers.RepeatedCompositeFieldContainer[Global___ArmSummary]:
         """One summary an arm, by name."""
 
+    @_builtins.property
+    def shadows(self) -> _containers.RepeatedCompositeFieldContainer[Global___ShadowSummary]:
+        """One summary a shadow, by experiment and variant."""
+
     def __init__(
         self,
         *,
@@ -600,14 +697,90 @@ class SummarizeArmsResponse(_message.Message):
         outcomes_joined: _builtins.int = ...,
         outcomes_waiting: _builtins.int = ...,
         set_aside: _builtins.int = ...,
+        shadows: _abc.Iterable[Global___ShadowSummary] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["arms", b"arms", "decisions", b"decisions", "outcomes_joined", b"outcomes_joined", "outcomes_waiting", b"outcomes_waiting", "set_aside", b"set_aside"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["arms", b"arms", "decisions", b"decisions", "outcomes_joined", b"outcomes_joined", "outcomes_waiting", b"outcomes_waiting", "set_aside", b"set_aside", "shadows", b"shadows"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___SummarizeArmsResponse: _TypeAlias = SummarizeArmsResponse  # noqa: Y015
+
+@_typing.final
+class ShadowSummary(_message.Message):
+    """Results of one shadow of one experiment, beside those of the answers that callers got to the same rows."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    EXPERIMENT_FIELD_NUMBER: _builtins.int
+    VARIANT_FIELD_NUMBER: _builtins.int
+    ANSWERED_FIELD_NUMBER: _builtins.int
+    AGREED_FIELD_NUMBER: _builtins.int
+    FAILURES_FIELD_NUMBER: _builtins.int
+    OUTCOMES_FIELD_NUMBER: _builtins.int
+    MEAN_ABSOLUTE_ERROR_FIELD_NUMBER: _builtins.int
+    TOLD_MEAN_ABSOLUTE_ERROR_FIELD_NUMBER: _builtins.int
+    P50_MS_FIELD_NUMBER: _builtins.int
+    P99_MS_FIELD_NUMBER: _builtins.int
+    experiment: _builtins.str
+    """Experiment whose shadow it is."""
+    variant: _builtins.str
+    """Variant that got the copies."""
+    answered: _builtins.int
+    """Copies that it answered."""
+    agreed: _builtins.int
+    """Answers that come to the same as what the caller was told."""
+    outcomes: _builtins.int
+    """Answered copies whose decision has an outcome."""
+    mean_absolute_error: _builtins.float
+    """Mean of |answer - outcome| over these; absent without any."""
+    told_mean_absolute_error: _builtins.float
+    """The same of what the callers were told to the same rows."""
+    p50_ms: _builtins.float
+    """Median time of the calls to it, in milliseconds, its rank within 1.65 %; absent without answers."""
+    p99_ms: _builtins.float
+    """99th percentile of the time of the calls to it, in milliseconds, its rank within 1.65 %; absent without answers."""
+    @_builtins.property
+    def failures(self) -> _containers.RepeatedCompositeFieldContainer[Global___FallbackCount]:
+        """Copies that it did not answer, or not with a possible value, by reason."""
+
+    def __init__(
+        self,
+        *,
+        experiment: _builtins.str = ...,
+        variant: _builtins.str = ...,
+        answered: _builtins.int = ...,
+        agreed: _builtins.int = ...,
+        failures: _abc.Iterable[Global___FallbackCount] | None = ...,
+        outcomes: _builtins.int = ...,
+        mean_absolute_error: _builtins.float | None = ...,
+        told_mean_absolute_error: _builtins.float | None = ...,
+        p50_ms: _builtins.float | None = ...,
+        p99_ms: _builtins.float | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_mean_absolute_error", b"_mean_absolute_error", "_p50_ms", b"_p50_ms", "_p99_ms", b"_p99_ms", "_told_mean_absolute_error", b"_told_mean_absolute_error", "mean_absolute_error", b"mean_absolute_error", "p50_ms", b"p50_ms", "p99_ms", b"p99_ms", "told_mean_absolute_error", b"told_mean_absolute_error"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_mean_absolute_error", b"_mean_absolute_error", "_p50_ms", b"_p50_ms", "_p99_ms", b"_p99_ms", "_told_mean_absolute_error", b"_told_mean_absolute_error", "agreed", b"agreed", "answered", b"answered", "experiment", b"experiment", "failures", b"failures", "mean_absolute_error", b"mean_absolute_error", "outcomes", b"outcomes", "p50_ms", b"p50_ms", "p99_ms", b"p99_ms", "told_mean_absolute_error", b"told_mean_absolute_error", "variant", b"variant"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__mean_absolute_error: _TypeAlias = _typing.Literal["mean_absolute_error"]  # noqa: Y015
+    _WhichOneofArgType__mean_absolute_error: _TypeAlias = _typing.Literal["_mean_absolute_error", b"_mean_absolute_error"]  # noqa: Y015
+    _WhichOneofReturnType__p50_ms: _TypeAlias = _typing.Literal["p50_ms"]  # noqa: Y015
+    _WhichOneofArgType__p50_ms: _TypeAlias = _typing.Literal["_p50_ms", b"_p50_ms"]  # noqa: Y015
+    _WhichOneofReturnType__p99_ms: _TypeAlias = _typing.Literal["p99_ms"]  # noqa: Y015
+    _WhichOneofArgType__p99_ms: _TypeAlias = _typing.Literal["_p99_ms", b"_p99_ms"]  # noqa: Y015
+    _WhichOneofReturnType__told_mean_absolute_error: _TypeAlias = _typing.Literal["told_mean_absolute_error"]  # noqa: Y015
+    _WhichOneofArgType__told_mean_absolute_error: _TypeAlias = _typing.Literal["_told_mean_absolute_error", b"_told_mean_absolute_error"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__mean_absolute_error) -> _WhichOneofReturnType__mean_absolute_error | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__p50_ms) -> _WhichOneofReturnType__p50_ms | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__p99_ms) -> _WhichOneofReturnType__p99_ms | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__told_mean_absolute_error) -> _WhichOneofReturnType__told_mean_absolute_error | None: ...
+
+Global___ShadowSummary: _TypeAlias = ShadowSummary  # noqa: Y015
 
 @_typing.final
 class ArmSummary(_message.Message):
