@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from datetime import datetime
 from typing import TYPE_CHECKING, Any, Final
+
+from rich.console import Group, RenderableType
+from rich.markup import escape
+from rich.table import Table
+from rich.text import Text
+
+from services.cli.moments import ago, clock, length, seconds_since, utc
 
 if TYPE_CHECKING:
     from turnout.v1 import monitoring_pb2 as pb
 
+SEVERITIES: Final = ("critical", "high", "medium", "low", "info")
 _COLOURS: Final = {"critical": "bold red", "high": "red", "medium": "yellow", "low": "cyan", "info": "white"}
-_WIDTHS: Final = {"id": 36, "what and where": 23}
 _SIGNS: Final = {"equal": "=", "unspecified": "=", "not_equal": "!=", "glob": "~=", "not_glob": "!~="}
 
 
@@ -101,72 +110,121 @@ def statistics_plain(found: pb.AlertStatisticsResponse) -> dict[str, Any]:
     }
 
 
-def alerts_table(alerts: list[dict[str, Any]]) -> Any:
-    """Shows alerts."""
-    from rich.markup import escape
+def alerts_table(alerts: list[dict[str, Any]], now: float) -> RenderableType:
+    """Shows alerts, an id being there to be copied.
 
-    table = _table("id", "severity", "what and where", "state, since", "summary")
-    for one in alerts:
-        state = one["state"] + (" (silenced)" if one["silenced_by"] else " (flapping)" if one["flapping"] else "")
-        where = "\n".join([one["type"], *(f"{name}={value}" for name, value in one["labels"].items())])
-        severity = f"[{_COLOURS.get(one['severity'], 'white')}]{one['severity']}[/]"
-        texts = (where, f"{state}\n{_short(one['started_at'])}", one["summary"])
-        table.add_row(one["id"], severity, *map(escape, texts))
+    Args:
+        alerts: as `alert_plain` gives them.
+        now: seconds since 1970.
+    """
+    table = Table()
+    table.add_column("severity, state", no_wrap=True)
+    table.add_column("alert", overflow="fold")
+    for place, one in enumerate(alerts):
+        labels = " ".join(f"{name}={value}" for name, value in one["labels"].items())
+        what = Text.assemble((one["type"], "bold"), " ", labels, "\n", one["summary"], "\n", (one["id"], "dim"))
+        if place:
+            table.add_section()
+        table.add_row(Text.assemble((one["severity"], _COLOURS.get(one["severity"], "white")), *_state(one, now)), what)
     return table
 
 
-def history_table(result: dict[str, Any]) -> Any:
-    """Shows one alert with its history."""
-    from rich.console import Group
-    from rich.markup import escape
+def _state(one: dict[str, Any], now: float) -> list[str]:
+    """Gives the lines about what an alert does and since when."""
+    marks = [name for name, there in (("silenced", one["silenced_by"]), ("flapping", one["flapping"])) if there]
+    lines = [", ".join([one["state"], *marks])]
+    began = one["fired_at"] or one["started_at"]
+    if one["resolved_at"]:
+        lasted = seconds_since(began, datetime.fromisoformat(one["resolved_at"]).timestamp()) if began else 0.0
+        lines += [ago(one["resolved_at"], now), f"after {length(max(lasted, 0.0))}", f"by {one['resolved_by']}"]
+    elif began:
+        lines += [f"since {clock(began)[-8:]} UTC", ago(began, now)]
+    return [f"\n{line}" for line in lines]
 
-    events = _table("at", "event", "severity", "summary")
+
+def active_table(alerts: list[dict[str, Any]], *, checked: str, filters: str, now: float) -> RenderableType:
+    """Shows the active alerts, and says so when there is none.
+
+    Args:
+        alerts: as `alert_plain` gives them, in the order in which they are to be shown.
+        checked: when the last check cycle ended, in ISO 8601; empty before the first one.
+        filters: which were asked for, such as " of family dispatch"; empty for all.
+        now: seconds since 1970.
+    """
+    fresh = f"checked {utc(checked)}, {ago(checked, now)}" if checked else "the first check cycle has not ended yet"
+    if not alerts:
+        return Text.assemble((f"No alert{filters} is active", "bold"), f" · {fresh}")
+    counted = Counter(one["severity"] for one in alerts)
+    parts = ", ".join(f"{counted[name]} {name}" for name in SEVERITIES if counted[name])
+    head = Text.assemble((f"{len(alerts)} active{filters}: {parts}", "bold"), f" · {fresh}")
+    return Group(head, alerts_table(alerts, now))
+
+
+def past_table(alerts: list[dict[str, Any]], *, filters: str, limit: int, now: float) -> RenderableType:
+    """Shows alerts of the past, newest first, and says so when there is none, or when there may be more."""
+    if not alerts:
+        return Text(f"No alert{filters} was raised in the time that the history goes back.")
+    table = alerts_table(alerts, now)
+    more = Text(f"These are the newest {limit}; --limit shows more.")
+    return Group(table, more) if len(alerts) >= limit else table
+
+
+def history_table(result: dict[str, Any], now: float) -> RenderableType:
+    """Shows one alert with its history."""
+    events = _table("at (UTC)", "event", "severity", "summary")
     for one in result["events"]:
         alert = one["alert"]
-        events.add_row(_short(one["at"]), one["event"], alert["severity"], escape(alert["summary"]))
-    told = _table("handler", "knows", "since")
-    for one in result["told"]:
-        told.add_row(escape(one["handler"]), str(one["notice"]), _short(one["at"]))
-    return Group(alerts_table([result["alert"]]), events, told)
+        events.add_row(clock(one["at"]), one["event"], alert["severity"], escape(alert["summary"]))
+    told: RenderableType = Text("No handler has been told of it.")
+    if result["told"]:
+        told = _table("handler", "knows", "since (UTC)")
+        for one in result["told"]:
+            told.add_row(escape(one["handler"]), str(one["notice"]), clock(one["at"]))
+    return Group(alerts_table([result["alert"]], now), events, told)
 
 
-def silences_table(silences: list[dict[str, Any]]) -> Any:
-    """Shows silences."""
-    from rich.markup import escape
-
-    table = _table("matchers", "from", "to", "by", "why", "id")
+def silences_table(silences: list[dict[str, Any]], now: float) -> RenderableType:
+    """Shows silences, and says so when there is none."""
+    if not silences:
+        return Text("Nothing is silenced.")
+    table = Table()
+    table.add_column("matches", overflow="fold")
+    table.add_column("from, to (UTC)", no_wrap=True)
+    table.add_column("why", overflow="fold")
     for one in silences:
-        texts = ("\n".join(one["matchers"]), _short(one["starts_at"]), _short(one["ends_at"]))
-        table.add_row(*map(escape, (*texts, one["created_by"], one["why"], one["id"])))
+        why = Text.assemble(one["why"], f"\nby {one['created_by']}\n", (one["id"], "dim"))
+        ends = ago(one["ends_at"], now)
+        until = f"{clock(one['ends_at'])}\n({'ended ' if ends.endswith('ago') else 'ends '}{ends})"
+        table.add_row(escape("\n".join(one["matchers"])), f"{clock(one['starts_at'])}\n{until}", why)
     return table
 
 
-def statistics_table(result: dict[str, Any]) -> Any:
+def statistics_table(result: dict[str, Any]) -> RenderableType:
     """Shows statistics."""
-    from rich.console import Group
-    from rich.markup import escape
-
     mean = result["mean_seconds_to_resolve"]
-    counts = _table("type", "severity", "firing", "resolved")
-    counts.title = f"{result['active']} active" + ("" if mean is None else f" · resolved after {mean:.0f} s on average")
-    for one in result["counts"]:
-        counts.add_row(one["type"], one["severity"], str(one["firing"]), str(one["resolved"]))
+    title = f"{result['active']} active" + ("" if mean is None else f" · resolved after {length(mean)} on average")
+    if result["waiting_for_database"]:
+        title += " · changes wait for the database"
+    counted: RenderableType = Text(f"{title} · no alert was raised in this time")
+    if result["counts"]:
+        counted = _table("type", "severity", "firing", "resolved")
+        counted.title = title
+        for one in result["counts"]:
+            counted.add_row(one["type"], one["severity"], str(one["firing"]), str(one["resolved"]))
+    if not result["handlers"]:
+        return Group(
+            counted, Text("There is no handler: nobody is told. Declare one under `monitoring` in turnout.yaml.")
+        )
     handlers = _table("handler", "kind", "delivered", "failed", "waiting", "given up", "last error")
     for one in result["handlers"]:
         numbers = (str(one[name]) for name in ("delivered", "failed", "waiting", "given_up"))
-        handlers.add_row(escape(one["name"]), one["kind"], *numbers, escape(one["last_error"]))
-    return Group(counts, handlers)
+        handlers.add_row(escape(one["name"]), one["kind"], *numbers, escape(one["last_error"]) or "–")
+    return Group(counted, handlers)
 
 
-def _table(*columns: str) -> Any:
-    from rich.table import Table
-
+def _table(*columns: str) -> Table:
     table = Table(title_justify="left")
+    numbers = {"firing", "resolved", "delivered", "failed", "waiting", "given up"}
     for name in columns:
-        # An id is there to be copied: it is shown whole.
-        table.add_column(name, no_wrap=name == "id", min_width=_WIDTHS.get(name))
+        table.add_column(name, justify="right" if name in numbers else "left", overflow="fold")
     return table
-
-
-def _short(at: str) -> str:
-    return at.replace("T", " ").removesuffix("+00:00")

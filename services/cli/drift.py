@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import time
 from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
-from services.cli.monitoring_options import open_monitoring
+from services.cli.monitoring_options import check_watched, open_monitoring
 from services.cli.output import Format, FormatOption, emit
 from services.cli.settings import DEFAULT_CONFIG, ConfigOption
 from services.cli.split_options import HubOption
@@ -16,7 +17,6 @@ if TYPE_CHECKING:
     from turnout.v1 import monitoring_pb2 as pb
 
 FOUND: Final = 1
-_COLOURS: Final = {"drift": "red", "stable": "green", "not_enough_data": "white", "not_valid": "yellow"}
 
 
 class Kind(StrEnum):
@@ -44,12 +44,14 @@ def drift(
     *,
     kind: Annotated[Kind | None, typer.Option("--kind", help="Only this kind.")] = None,
     verdict: Annotated[VerdictName | None, typer.Option("--verdict", help="Only findings with this verdict.")] = None,
+    all_: Annotated[bool, typer.Option("--all", help="Also show each test that did not find drift.")] = False,
     fail: Annotated[bool, typer.Option("--fail", help="Exit code 1 when anything drifts.")] = False,
     hub: HubOption = None,
     config: ConfigOption = DEFAULT_CONFIG,
     output: FormatOption = Format.TABLE,
 ) -> None:
-    """Show what drifts: each test with its windows, effect and verdict, drift first."""
+    """Show what drifts, with effect, limit and p-value; -o json has every test with its windows, drift first."""
+    from services.cli.drift_shown import drift_table
     from turnout.v1 import monitoring_pb2 as pb
 
     request = pb.DriftRequest(family=family)
@@ -59,8 +61,13 @@ def drift(
         request.verdict = pb.DriftVerdict.Value(f"DRIFT_VERDICT_{verdict.name}")
     with open_monitoring(hub, config) as server:
         found = server.ask(request, pb.DriftResponse)
+        if family and not found.findings:
+            check_watched(server, family)
     result = plain(found)
-    emit(output, result, lambda: _table(result))
+    everything = all_ or verdict is not None
+    picked = f" of {kind.value.replace('_', ' ')}" if kind else ""
+    picked += f" with the verdict {verdict.value.replace('_', ' ')}" if verdict else ""
+    emit(output, result, lambda: drift_table(result, time.time(), everything=everything, picked=picked))
     if fail and any(one["verdict"] == "drift" for one in result["findings"]):
         raise typer.Exit(FOUND)
 
@@ -95,20 +102,3 @@ def plain(found: pb.DriftResponse) -> dict[str, Any]:
             for one in found.findings
         ],
     }
-
-
-def _table(result: dict[str, Any]) -> Any:
-    from rich.markup import escape
-    from rich.table import Table
-
-    checked = result["checked_at"].replace("T", " ").removesuffix("+00:00")
-    table = Table(title=f"checked {checked}" if checked else "no check cycle yet", title_justify="left")
-    for name in ("verdict", "kind", "where", "effect", "limit", "p", "decisions", "summary"):
-        table.add_column(name, justify="right" if name in {"effect", "limit", "p", "decisions"} else "left")
-    for one in result["findings"]:
-        where = " ".join(filter(None, (one["family"], one["arm"], one["variant"], one["feature"])))
-        p_value = "–" if one["p_value"] is None else f"{one['p_value']:.2g}"
-        verdict = f"[{_COLOURS.get(one['verdict'], 'white')}]{one['verdict'].replace('_', ' ')}[/]"
-        numbers = (f"{one['effect']:.3f}", f"{one['effect_limit']:.3g}", p_value, str(one["current"]["decisions"]))
-        table.add_row(verdict, one["kind"].replace("_", " "), escape(where), *numbers, escape(one["summary"]))
-    return table

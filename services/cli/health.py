@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
-from services.cli.monitoring_options import open_monitoring
+from services.cli.monitoring_options import check_watched, open_monitoring
 from services.cli.output import Format, FormatOption, emit
 from services.cli.settings import DEFAULT_CONFIG, ConfigOption
 from services.cli.split_options import HubOption
@@ -16,7 +17,6 @@ if TYPE_CHECKING:
     from turnout.v1 import monitoring_pb2 as pb
 
 UNWELL: Final = 1
-_COLOURS: Final = {"healthy": "green", "degraded": "yellow", "unhealthy": "red"}
 
 
 def health(
@@ -26,17 +26,20 @@ def health(
     output: FormatOption = Format.TABLE,
 ) -> None:
     """Show health with reasons and numbers, and each router's books. Exit code 1 when something is unhealthy."""
+    from services.cli.health_shown import health_table
     from turnout.v1 import monitoring_pb2 as pb
 
     with open_monitoring(hub, config) as server:
         found = server.ask(pb.HealthRequest(family=family), pb.HealthResponse)
+        if family and not any(one.family == family for one in found.dimensions):
+            check_watched(server, family)
         try:
             books, refused = server.ask(pb.LedgerStatusRequest(), pb.LedgerStatusResponse), ""
         except TurnoutError as error:
             # The books are in the database; the health is told all the same.
             books, refused = pb.LedgerStatusResponse(), error.message
     result = plain(found, books, refused)
-    emit(output, result, lambda: _tables(result))
+    emit(output, result, lambda: health_table(result, time.time()))
     if found.state == pb.HEALTH_STATE_UNHEALTHY:
         raise typer.Exit(UNWELL)
 
@@ -79,44 +82,3 @@ def plain(found: pb.HealthResponse, books: pb.LedgerStatusResponse, refused: str
             ],
         },
     }
-
-
-def _tables(result: dict[str, Any]) -> Any:
-    from rich.console import Group
-    from rich.markup import escape
-    from rich.table import Table
-
-    checked = result["checked_at"].replace("T", " ").removesuffix("+00:00") or "not yet"
-    seconds = result["cycle_seconds"]
-    dimensions = Table(title=f"{result['state']} · checked {checked} in {seconds:.2f} s", title_justify="left")
-    for name in ("dimension", "family", "state", "numbers", "reasons"):
-        dimensions.add_column(name)
-    for one in result["dimensions"]:
-        colour = _COLOURS.get(one["state"], "white")
-        numbers = "\n".join(_number(name, found) for name, found in one["measures"].items())
-        state = f"[{colour}]{one['state']}[/]"
-        dimensions.add_row(one["dimension"], one["family"] or "–", state, numbers, escape("\n".join(one["reasons"])))
-    books = result["ledger"]
-    if books["refused"]:
-        return Group(dimensions, escape(books["refused"]))
-    title = f"ledger · {books['database_bytes'] / 1e6:.1f} MB · {books['outcomes_waiting']} outcomes wait"
-    routers = Table(title=title, title_justify="left")
-    for name in ("router", "started", "", "stored", "", "pending", "", "set aside", "last heard"):
-        routers.add_column(name, justify="left" if name in {"router", "last heard"} else "right")
-    for one in books["routers"]:
-        heard = one["last_heard"].replace("T", " ").removesuffix("+00:00")
-        equals = "=" if one["balanced"] else "≠"
-        parts = (str(one["stored"]), "+", str(one["pending"]), "+", str(one["set_aside"]))
-        routers.add_row(escape(one["router"]), str(one["started"]), equals, *parts, heard)
-    return Group(dimensions, routers)
-
-
-def _number(name: str, found: dict[str, Any]) -> str:
-    value, unit, limit = found["value"], found["unit"], found["limit"]
-    if name.endswith("_rate"):
-        shown, bound = f"{value:.2%}", "" if limit is None else f" (limit {limit:.0%})"
-    else:
-        said = f"{value:,.3f}" if value % 1 else f"{value:,.0f}"
-        shown = said if unit == "1" else f"{said} {unit}"
-        bound = "" if limit is None else f" (limit {limit:g})"
-    return f"{name.replace('_', ' ')} {shown}{bound}"
