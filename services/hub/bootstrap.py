@@ -38,14 +38,12 @@ from services.runtime.database import Database, open_database, sqlite_url
 from services.runtime.errors import NotFound
 from services.runtime.grpc_binding import Admission, bind
 from services.runtime.home import Home
-from services.runtime.identity import Identify, by_token, everybody
+from services.runtime.identity import Identify, by_token, nobody_of
 from services.runtime.monitoring_config import MonitoringSettings
 from services.runtime.serving import BACKEND_OPTIONS, Server, serving
 from services.runtime.transcoding.routes import Bound
 from turnout.v1 import experiment_pb2, ledger_pb2
 
-OPERATOR: Final = "operator"
-"""Who acts, in the audit log, when an operator's token is asked for."""
 _LEDGER: Final = ledger_pb2.DESCRIPTOR.services_by_name["LedgerService"]
 _EXPERIMENTS: Final = experiment_pb2.DESCRIPTOR.services_by_name["ExperimentService"]
 UPKEEP_SECONDS: Final = 10.0
@@ -93,8 +91,7 @@ async def running(
         OSError: the address cannot be bound.
     """
     config = read_config(config_path)
-    token = config.operator_token_sha256
-    identify: Identify = by_token({OPERATOR: token}) if token else everybody
+    identify = _operators(config)
     metrics = LedgerMetrics(registry)
     settings = StoreSettings(retention=Retention(**config.hub.retention.model_dump()))
     steered = ControlMetrics(registry)
@@ -162,6 +159,13 @@ async def running(
                 for one in services:
                     await server.set_serving(one.service.full_name, serving=True)
                 yield Hub(server, database, store, cycle, tuple(services))
+
+
+def _operators(config: Config) -> Identify:
+    """Gives who may speak to the hub, and under which name; a tenant's token never opens it."""
+    if config.operators:
+        return by_token({name: operator.token_sha256 for name, operator in config.operators.items()})
+    return nobody_of({name: tenant.token_sha256 for name, tenant in config.tenants.items()})
 
 
 class _Declared:

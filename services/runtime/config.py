@@ -18,6 +18,8 @@ from services.runtime.policy import Policy, RateLimitList
 MAX_BYTES: Final = 1 << 20
 MAX_PORT: Final = 65_535
 MAX_EXPERIMENTS: Final = 10_000
+NO_OPERATORS: Final = frozenset({"default", "turnout.yaml"})
+"""What stands in histories where no credential was asked for, and where the file made the change."""
 STRATEGIES: Final = ("random", "weighted", "round_robin", "time")
 
 
@@ -167,6 +169,12 @@ class Tenant(Frozen):
     """Calls that may be under way at each router; more are refused. None: no bound but the router's own."""
 
 
+class Operator(Frozen):
+    """Somebody who may speak to the hub, and the SHA-256, hexadecimal, of their bearer token."""
+
+    token_sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+
+
 class Config(Frozen):
     """The whole file."""
 
@@ -177,7 +185,9 @@ class Config(Frozen):
     """The first settings of monitoring; see `services.runtime.monitoring_config`."""
     tenants: dict[Name, Tenant] = Field(default_factory=dict, max_length=10_000)
     """Empty: no credential is asked for, everybody is tenant "default", and only loopback is listened on."""
-    operator_token_sha256: str | None = Field(default=None, pattern=r"^[0-9a-f]{64}$")
+    operators: dict[Name, Operator] = Field(default_factory=dict, max_length=1_000)
+    """Who may speak to the hub; a name stands in the history of what its token changed. Empty: the hub asks for no
+    credential, everybody is "default", and only loopback is listened on."""
     families: dict[FamilyName, FamilyConfig]
     experiments: dict[Name, Experiment] = Field(default_factory=dict, max_length=MAX_EXPERIMENTS)
     """By name; a definition without `family` is the main experiment of the family that is called like it."""
@@ -220,17 +230,26 @@ class Config(Frozen):
                 if not is_loopback(address):
                     raise _at((process, "grpc"), f"{address} is open to others: declare tenants with tokens first")
         for name, address in (("grpc", self.hub.grpc), ("http", self.hub.http)):
-            if self.operator_token_sha256 is None and not is_loopback(address):
-                raise _at(("hub", name), f"{address} is open to others: declare operator_token_sha256 first")
+            if not self.operators and not is_loopback(address):
+                raise _at(("hub", name), f"{address} is open to others: declare operators with tokens first")
         return self
 
     @model_validator(mode="after")
-    def _a_token_names_one_tenant(self) -> Config:
-        owners: dict[str, str] = {}
-        for name, tenant in self.tenants.items():
-            # Who calls would depend on the order of the file.
-            if (other := owners.setdefault(tenant.token_sha256, name)) != name:
-                raise _at(("tenants", name), f"tenant {other!r} has the same token; give each its own")
+    def _a_token_names_one(self) -> Config:
+        owners: dict[str, tuple[str, str]] = {}
+        for section, holders in (("tenants", self.tenants), ("operators", self.operators)):
+            for name, holder in holders.items():
+                # Who calls would depend on the order of the file, and a caller's token would steer experiments.
+                place = (section, name)
+                if (other := owners.setdefault(holder.token_sha256, place)) != place:
+                    kind = other[0].removesuffix("s")
+                    raise _at(place, f"{kind} {other[1]!r} has the same token; give each its own")
+        return self
+
+    @model_validator(mode="after")
+    def _operators_are_persons(self) -> Config:
+        for name in sorted(NO_OPERATORS & self.operators.keys()):
+            raise _at(("operators", name), f"{name!r} stands for something else in histories; name it otherwise")
         return self
 
 

@@ -1,4 +1,7 @@
-"""Who calls: the tenant of a bearer token. Tokens are compared by digest, in constant time, and never logged."""
+"""Who calls: the tenant, or at the hub the operator, of a bearer token.
+
+Tokens are compared by digest, in constant time, and never logged.
+"""
 
 from __future__ import annotations
 
@@ -19,8 +22,28 @@ def everybody(_: str | None) -> str:
     return DEFAULT_TENANT
 
 
+def nobody_of(digests: Mapping[str, str]) -> Identify:
+    """Gives an Identify that takes every caller for "default" but the holders of certain tokens.
+
+    For servers on loopback that ask for no credential, and at which those tokens still give no rights.
+
+    Args:
+        digests: the SHA-256 (hexadecimal) of each token, by its holder.
+    """
+    known = by_token(digests)
+
+    def identify(authorization: str | None) -> str:
+        try:
+            known(authorization)
+        except Unauthenticated:
+            return DEFAULT_TENANT
+        raise Unauthenticated("authorization", "a tenant's token is for predictions; send an operator's, or none")
+
+    return identify
+
+
 def by_token(digests: Mapping[str, str]) -> Identify:
-    """Gives an Identify for tenants with the SHA-256 (hexadecimal) of each one's token."""
+    """Gives an Identify for tenants or operators with the SHA-256 (hexadecimal) of each one's token."""
     table = {digest: tenant for tenant, digest in digests.items()}
 
     def identify(authorization: str | None) -> str:

@@ -267,7 +267,7 @@ async def test_a_tenant_over_its_rate_is_told_when_to_come_back() -> None:
 
     limits = [{"decisions": 100, "per": "minute"}, {"decisions": 1000, "per": "hour"}]
     tenants = {"small": tenant("s", rate_limits=limits), "large": tenant("l")}
-    async with platform(tenants=tenants, operator_token_sha256="0" * 64) as p:
+    async with platform(tenants=tenants, operators={"ada": {"token_sha256": "0" * 64}}) as p:
 
         async def predict(token: str) -> prediction_pb2.PredictResponse:
             request = prediction_pb2.PredictRequest(family="dispatch", numbers=ROW)

@@ -376,7 +376,7 @@ async def test_strategies_are_described_from_their_models(folder: Path) -> None:
 async def test_with_an_operator_token_nothing_is_answered_without_it(folder: Path) -> None:
     """Both services ask for the token; health does not; the token and its digest never reach the answer."""
     digest = hashlib.sha256(TOKEN.encode()).hexdigest()
-    (folder / "turnout.yaml").write_text(f"operator_token_sha256: {digest}\n{CONFIG}")
+    declare_operators(folder, ada=TOKEN)
     requests: list[Message] = [
         experiment_pb2.ListExperimentsRequest(),
         experiment_pb2.ListStrategiesRequest(),
@@ -397,5 +397,42 @@ async def test_with_an_operator_token_nothing_is_answered_without_it(folder: Pat
             for request in requests:
                 await caller.ask(request)
             await caller.ask(experiment_pb2.PauseExperimentRequest(name="dispatch", base_revision=1))
-    assert [line["who"] for line in lines if line["event"] == "experiment changed"] == ["operator"]
+    assert [line["who"] for line in lines if line["event"] == "experiment changed"] == ["ada"]
     assert not any(secret in str(lines) for secret in (TOKEN, digest))
+
+
+def declare_operators(folder: Path, **tokens: str) -> None:
+    """Writes turnout.yaml with these operators, and a tenant north whose token is called like it."""
+    held = {name: f"{{token_sha256: {hashlib.sha256(token.encode()).hexdigest()}}}" for name, token in tokens.items()}
+    section = "".join(f"  {name}: {one}\n" for name, one in held.items())
+    tenant = hashlib.sha256(b"north").hexdigest()
+    operators = f"operators:\n{section}" if section else ""
+    (folder / "turnout.yaml").write_text(f"{operators}tenants:\n  north: {{token_sha256: {tenant}}}\n{CONFIG}")
+
+
+async def test_history_names_the_operator_of_the_token_and_no_one_else(folder: Path) -> None:
+    """Each operator has a token; what a caller says of itself in metadata changes nothing."""
+    declare_operators(folder, ada="of ada", bob="of bob")
+    for revision, name in ((1, "ada"), (2, "bob")):
+        async with hub(folder, token=f"of {name}") as caller:
+            caller._metadata += (("who", "eve"), ("tenant", "eve"), ("x-forwarded-user", "eve"))  # type: ignore[assignment]
+            kind = experiment_pb2.PauseExperimentRequest if name == "ada" else experiment_pb2.ResumeExperimentRequest
+            await caller.ask(kind(name="dispatch", base_revision=revision, why="by eve"))
+            found = await caller.ask(experiment_pb2.ListRevisionsRequest(name="dispatch"))
+            assert found.revisions[0].who == name
+    assert [one.who for one in found.revisions] == ["bob", "ada", "turnout.yaml"]
+
+
+@pytest.mark.parametrize("operators", [{}, {"ada": "of ada"}], ids=["no operators", "operators"])
+async def test_a_tenants_token_never_opens_the_hub(folder: Path, operators: dict[str, str]) -> None:
+    """It is for predictions: neither what is read nor what is changed at the hub is had with it."""
+    declare_operators(folder, **operators)
+    async with hub(folder, token="north") as caller:
+        for request in (
+            experiment_pb2.ListExperimentsRequest(),
+            experiment_pb2.PauseExperimentRequest(name="dispatch", base_revision=1),
+            ledger_pb2.SummarizeArmsRequest(family="dispatch"),
+        ):
+            code, _, told = await caller.refused(request)
+            assert code == grpc.StatusCode.UNAUTHENTICATED
+            assert ("not known" in told) if operators else ("for predictions" in told)

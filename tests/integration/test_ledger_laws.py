@@ -233,6 +233,7 @@ def test_the_shadows_results_agree_with_a_plain_count(database_url: str, records
         answers = [ledger_pb2.ShadowAnswer.FromString(row[-1]) for row in held[SHADOWS.name]]
         keys = {(one.tenant, one.decision_id, one.variant) for one in answers}
         assert len(keys) == len(answers)
+        sent = sum(ledger_pb2.JournalRecord.FromString(record).HasField("shadow_answer") for record in records)
         for family in FAMILIES:
             mine = [one for one in answers if one.family == family]
             summary = asyncio.run(store.read(reading.summarize, family, 0))
@@ -256,9 +257,8 @@ def test_the_shadows_results_agree_with_a_plain_count(database_url: str, records
                     told = sum(Fraction(abs(one.told_value - outcome)) for one, outcome in usable) / len(usable)
                     assert found.mean_absolute_error == float(own)
                     assert found.told_mean_absolute_error == float(told)
-                if len(answers) == sum(
-                    b'"' == one[:1] for one in records
-                ):  # of those that gave way sketches still know
+                if said and len(answers) == sent:
+                    # Percentiles may know answers that gave way.
                     latencies = sorted(one.latency_us for one in said)
                     assert found.p50_ms == latencies[(len(said) + 1) // 2 - 1] / 1000
 

@@ -74,7 +74,17 @@ WRONG: dict[str, tuple[str | bytes, int, str]] = {
         6,
         "tenants.town: tenant 'city' has the same token",
     ),
-    "open without an operator's token": (changed("unix:/tmp/hub.sock", "0.0.0.0:8003"), 3, "declare operator_token"),
+    "a tenant's token as an operator's": (
+        changed("families:", f'operators:\n  ada: {{token_sha256: "{TOKEN}"}}\nfamilies:'),
+        7,
+        "operators.ada: tenant 'city' has the same token",
+    ),
+    "an operator called like the file": (
+        changed("families:", f'operators:\n  turnout.yaml: {{token_sha256: "{"1" * 64}"}}\nfamilies:'),
+        7,
+        "stands for something else in histories",
+    ),
+    "open without an operator's token": (changed("unix:/tmp/hub.sock", "0.0.0.0:8003"), 3, "declare operators"),
     "open without tenants": ('families: {}\nrouter:\n  grpc: "0.0.0.0:8001"\n', 3, "declare tenants with tokens"),
     "no weight": (changed("variant: rules, weight: 50", "variant: rules, weight: -1"), 17, "arms.time.weight"),
     "weights all zero": (GOOD.replace("weight: 50", "weight: 0"), 16, "at least one arm needs a weight"),
