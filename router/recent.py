@@ -38,6 +38,11 @@ class RecentDecisions:
         self._families: dict[str, str] = {}
         self._entries: dict[str, Entry] = {}
 
+    @property
+    def entries(self) -> int:
+        """Callers' own ids that are remembered, with their answers or under way."""
+        return len(self._entries)
+
     def family_of(self, tenant: str, decision_id: str) -> str | None:
         """Gives the family of a decision; None when it is not remembered."""
         return self._families.get(_key(tenant, decision_id))
