@@ -45,6 +45,8 @@ class FamilySeen:
 
     family: str
     window_us: tuple[int, int]
+    ever: bool = True
+    """Whether the ledger has, or had, any decision of it."""
     arms: tuple[ArmTraffic, ...] = ()
     labelled: Mapping[tuple[str, str, str], Totals] = field(default_factory=dict)
     """Totals of the quality window by experiment, arm and variant that served."""

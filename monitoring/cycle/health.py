@@ -48,6 +48,7 @@ class Part:
     family: str
     state: State
     reasons: tuple[str, ...]
+    """Worst first; of a healthy one, what nobody can tell yet."""
     numbers: tuple[Number, ...]
 
 
@@ -125,7 +126,8 @@ def platform_parts(parts: Iterable[Part]) -> tuple[Part, ...]:
     found = []
     for dimension in (Dimension.MODEL, Dimension.PREDICTIONS, Dimension.FALLBACK):
         own = [part for part in parts if part.dimension is dimension]
-        reasons = [(part.state, f"{part.family}: {reason}") for part in own for reason in part.reasons]
+        unwell = [part for part in own if part.state is not State.HEALTHY]
+        reasons = [(part.state, f"{part.family}: {reason}") for part in unwell for reason in part.reasons]
         numbers = (
             Number("families", float(len(own))),
             Number("degraded", float(sum(part.state is State.DEGRADED for part in own))),
@@ -139,6 +141,8 @@ def _model(family: str, own: Sequence[Condition], platform: Platform) -> Part:
     served = [one for one in platform.served if one.family == family]
     away = [one.variant for one in served if one.ready is False and not one.sleeps]
     reasons: list[tuple[State, str]] = []
+    if served and all(one.ready is None for one in served):
+        reasons.append((State.HEALTHY, "no router has told yet which variants it reaches"))
     if away:
         worst = State.UNHEALTHY if len(away) == len(served) else State.DEGRADED
         reasons.append((worst, f"no router can reach {', '.join(sorted(away))}"))
@@ -159,6 +163,10 @@ def _predictions(seen: FamilySeen, own: Sequence[Condition], limits: ThresholdVa
         for one in own
         if one.type in _PREDICTIONS
     ]
+    if not decisions:
+        minutes = (seen.window_us[1] - seen.window_us[0]) / 60e6
+        quiet = f"no decision in the last {minutes:.0f} minutes" if seen.ever else "no traffic seen yet"
+        reasons.append((State.HEALTHY, quiet))
     numbers = [Number("decisions", float(decisions)), Number("arms", float(len(seen.arms)))]
     if decisions:
         numbers.append(Number("error_rate", errors / decisions, limit=limits.error_rate))

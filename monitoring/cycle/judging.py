@@ -6,7 +6,7 @@ variant; an arm. Where several tests speak of it, the worst verdict counts.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -15,6 +15,7 @@ from monitoring.alerts.conditions import Condition
 from monitoring.alerts.conditions import Verdict as Holds
 from monitoring.alerts.kinds import AlertType, Severity
 from monitoring.cycle.findings import FamilySeen, Finding
+from monitoring.cycle.monitors import Standing
 from monitoring.cycle.platform import Platform
 from monitoring.cycle.quality import report, statistics
 from monitoring.cycle.ratio import Mismatch
@@ -25,6 +26,8 @@ from monitoring.validation.binary import BinaryReport
 from services.runtime.monitoring_config import ThresholdValues
 
 DAY_US: Final = 86_400_000_000
+QUIET_US: Final = DAY_US
+"""A monitor without a decision for so long says nothing any more."""
 _MAX_SUMMARY: Final = 1000
 _RATES: Final = {
     "fallback rate": AlertType.HIGH_FALLBACK_RATE,
@@ -92,6 +95,29 @@ class Looks:
                 )
             )
         return found
+
+
+def online_findings(standings: Sequence[Standing], now_us: int) -> list[Finding]:
+    """Gives the results of the newest version in each arm, of monitors that still get decisions."""
+    latest: dict[tuple[str, ...], Standing] = {}
+    for one in standings:
+        present = latest.get(one.key[:4])
+        if present is None or one.since_us > present.since_us:
+            latest[one.key[:4]] = one
+    return [
+        Finding(
+            family=one.key.family,
+            experiment=one.key.experiment,
+            arm=one.key.arm,
+            variant=one.key.variant,
+            result=result,
+            since_us=one.since_us,
+            until_us=one.last_us,
+        )
+        for one in latest.values()
+        if one.last_us >= now_us - QUIET_US
+        for result in one.results
+    ]
 
 
 def judge_drift(looks: Looks, findings: Iterable[Finding]) -> None:

@@ -26,7 +26,7 @@ from monitoring.drift.summaries import CategorySummary, NumberSummary, Summary, 
 from monitoring.drift.windows import compare_windows
 from monitoring.ledger.aggregates import FeatureSummary, feature_sketches, window_totals
 from monitoring.ledger.levels import HOUR_US, MINUTE_US
-from monitoring.ledger.tables import FEATURE_SETS, FEATURE_WINDOWS, to_signed
+from monitoring.ledger.tables import CELLS, FEATURE_SETS, FEATURE_WINDOWS, to_signed
 from services.runtime.errors import InvalidArgument
 from services.runtime.monitoring_config import MonitoringSettings
 
@@ -131,18 +131,21 @@ def look(
         populations=None,
         sketches=(),
     )
-    number = memory.looks.get(family.name, 0) + 1
+    # A look at nothing can find nothing: it takes no share of the false-alarm rate.
+    looks = memory.looks.get(family.name, 0) + bool(arms or labelled)
     thresholds = thresholds_of(family, settings, WINDOWS_SHARE)
-    findings = judge_rates(family, arms, limits_of(family, settings), thresholds, window, number)
+    findings = judge_rates(family, arms, limits_of(family, settings), thresholds, window, max(looks, 1))
     compared, references = _features(connection, family, thresholds, memory, now_us)
     seen = FamilySeen(
         family=family.name,
         window_us=window,
+        ever=bool(labelled)
+        or connection.scalar(select(CELLS.c.cell).where(CELLS.c.family == family.name).limit(1)) is not None,
         arms=arms,
         labelled={(key[0], key[1], key[2]): found for key, found in labelled.items()},
         findings=(*findings, *compared),
     )
-    return seen, Memory(references, {**memory.looks, family.name: number})
+    return seen, Memory(references, {**memory.looks, family.name: looks})
 
 
 def _features(

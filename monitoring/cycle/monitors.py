@@ -13,8 +13,8 @@ from __future__ import annotations
 import hashlib
 import json
 import threading
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Final
 
 import numpy as np
@@ -69,6 +69,15 @@ class Standing:
     last_us: int
     decisions: int
     results: tuple[DriftResult, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Watch:
+    """What all monitors know at one moment."""
+
+    standings: tuple[Standing, ...] = ()
+    arrivals: Mapping[tuple[str, str], tuple[int, Mapping[str, int]]] = field(default_factory=dict)
+    """Units of each (family, experiment) by arm, and the revision under which they came."""
 
 
 class Monitors:
@@ -129,7 +138,7 @@ class Monitors:
             self._predicted(said)
             return taken
 
-    def standings(self, database: Database) -> list[Standing]:
+    def watch(self, database: Database) -> Watch:
         """Gives what every monitor says now.
 
         Raises:
@@ -139,18 +148,12 @@ class Monitors:
             if self._memory is None:
                 # A database that takes no writes may still tell what the monitors knew last.
                 self._memory = database.read_now(self._load, database.generation)
-            return [
+            standings = tuple(
                 Standing(key, kept.since_us, kept.last_us, kept.decisions, kept.monitor.results())
                 for key, kept in sorted(self._memory.kept.items())
-            ]
-
-    def arrivals(self) -> dict[tuple[str, str], tuple[int, dict[str, int]]]:
-        """Gives the units of each (family, experiment) by arm, and the revision under which they came."""
-        memory = self._memory
-        if memory is None:
-            return {}
-        with self._lock:
-            return {key: (one.revision, dict(one.counts)) for key, one in memory.arrivals.items()}
+            )
+            arrivals = {key: (one.revision, dict(one.counts)) for key, one in self._memory.arrivals.items()}
+            return Watch(standings, arrivals)
 
     def _feed(self, connection: Connection, generation: int) -> tuple[int, list[Said]]:
         if self._memory is None:

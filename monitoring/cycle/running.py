@@ -15,13 +15,12 @@ from sqlalchemy import Connection, text
 from bentos.family import Family
 from monitoring.alerting import Alerting
 from monitoring.alerts.conditions import Condition
-from monitoring.alerts.conditions import Verdict as Holds
-from monitoring.alerts.kinds import AlertType
 from monitoring.cycle import health, judging, looking
 from monitoring.cycle.findings import FamilySeen, Finding
 from monitoring.cycle.health import DatabaseSeen, Health
+from monitoring.cycle.itself import own_conditions
 from monitoring.cycle.limits import RATIO_SHARE, WINDOWS_SHARE, limits_of
-from monitoring.cycle.monitors import Monitors, Standing
+from monitoring.cycle.monitors import Monitors, Watch
 from monitoring.cycle.platform import Platform
 from monitoring.cycle.ratio import Mismatch, mismatch
 from monitoring.cycle.telling import log_health, tell_metrics
@@ -32,8 +31,10 @@ from services.runtime.monitoring_config import MonitoringSettings
 
 FEED_SECONDS: Final = 30.0
 """Between two times that the monitors take what waits; each cycle takes it too."""
-QUIET_US: Final = 24 * 3600 * 1_000_000
-"""A monitor without a decision for so long says nothing any more."""
+FIRST_SECONDS: Final = 5.0
+"""From the first cycle, at the start, to the second; each pause is twice the one before, up to the settings'."""
+ANSWER_SECONDS: Final = 60.0
+"""A database that says nothing for so long is away: what it may still be doing is not waited for."""
 _log = structlog.get_logger(__name__)
 
 
@@ -58,6 +59,7 @@ class Cycle:
         metrics: where it is told.
         now_us: microseconds since 1970-01-01T00:00Z.
         clock: rising seconds.
+        answer_seconds: how long the database may take for one question or one transaction.
     """
 
     def __init__(
@@ -71,11 +73,14 @@ class Cycle:
         metrics: MonitoringMetrics,
         now_us: Callable[[], int],
         clock: Callable[[], float] = time.monotonic,
+        answer_seconds: float = ANSWER_SECONDS,
     ) -> None:
         self.database, self.alerting, self.monitors = database, alerting, monitors
         self.families, self.platform = families, platform
         self._metrics, self._now_us, self._clock = metrics, now_us, clock
+        self._answer_seconds = answer_seconds
         self._memory: looking.Memory | None = None
+        self._cycles = 0
         self.health = Health()
         self.report = Report()
 
@@ -89,14 +94,18 @@ class Cycle:
         began, settings = self._clock(), self.settings
         writable = await self.feed()
         seen: list[FamilySeen] = []
-        failure = ""
+        watched, size, failure = Watch(), 0, ""
         try:
-            standings = await self.database.exclusively(lambda: self.monitors.standings(self.database))
-            seen, size = await self._look(settings)
+            async with asyncio.timeout(self._answer_seconds):
+                watched = await self.database.exclusively(lambda: self.monitors.watch(self.database))
+            async with asyncio.timeout(self._answer_seconds):
+                seen, size = await self._look(settings)
         except TurnoutError as error:
-            standings, size, failure = [], 0, error.message
+            failure = error.message
+        except TimeoutError:
+            failure = f"the database did not answer within {self._answer_seconds:g} s"
         except Exception as error:  # noqa: BLE001 - the next cycle may work, and nobody else would notice
-            standings, size, failure = [], 0, f"{type(error).__name__}: {error}"
+            failure = f"{type(error).__name__}: {error}"
             _log.exception("check cycle failed")
         readable = not failure
         if readable:
@@ -109,8 +118,10 @@ class Cycle:
             alerts_wait=self.alerting.engine.waiting_for_database,
             unwatched=self.monitors.unwatched,
         )
-        conditions = self._judge(seen, standings, settings) if readable else []
-        await self.alerting.engine.observe([*conditions, *self._own_conditions(database, failure)])
+        conditions = self._judge(seen, watched, settings) if readable else []
+        await self.alerting.engine.observe(
+            [*conditions, *own_conditions(database, failure, self.settings.cycle_seconds)]
+        )
         self._conclude(seen, conditions, database, settings, began)
         if failure:
             _log.error("check cycle failed; the next one tries again", reason=failure)
@@ -121,8 +132,9 @@ class Cycle:
         try:
             taken = 1
             while taken:
-                taken = await self.database.exclusively(lambda: self.monitors.feed_now(self.database))
-        except TurnoutError:
+                async with asyncio.timeout(self._answer_seconds):
+                    taken = await self.database.exclusively(lambda: self.monitors.feed_now(self.database))
+        except (TurnoutError, TimeoutError):
             return False
         except Exception as error:  # noqa: BLE001 - the cycle goes on without them
             _log.exception("monitors could not be fed", error=type(error).__name__)
@@ -130,21 +142,28 @@ class Cycle:
         return True
 
     async def run(self) -> None:
-        """Runs cycles for ever, each beginning `cycle_seconds` after the one before began."""
+        """Runs cycles for ever: the first at once, the next soon after, then each `cycle_seconds` after the last began.
+
+        What follows a start — routers that connect, first traffic — is so seen within seconds.
+        """
         began: float | None = None
         fed = self._clock()
         while True:
             now = self._clock()
             # Settings may shorten the time until the next cycle at any moment.
-            if began is None or now >= began + self.settings.cycle_seconds:
+            if began is None or now >= began + self._pause():
                 began = now
                 await self.once()
                 fed = self._clock()
             elif now >= fed + FEED_SECONDS:
                 await self.feed()
                 fed = self._clock()
-            left = began + self.settings.cycle_seconds - self._clock()
+            left = began + self._pause() - self._clock()
             await asyncio.sleep(min(max(left, 0.05), 1.0))
+
+    def _pause(self) -> float:
+        """Gives the seconds from the beginning of the last cycle to that of the next."""
+        return min(float(self.settings.cycle_seconds), FIRST_SECONDS * 2.0 ** min(max(self._cycles - 1, 0), 30))
 
     async def _look(self, settings: MonitoringSettings) -> tuple[list[FamilySeen], int]:
         names = self.platform().families
@@ -166,26 +185,25 @@ class Cycle:
         memory = self._memory
         assert memory is not None
         try:
-            await self.database.write(looking.save_memory, memory, self._now_us())
-        except TurnoutError:
+            async with asyncio.timeout(self._answer_seconds):
+                await self.database.write(looking.save_memory, memory, self._now_us())
+        except (TurnoutError, TimeoutError):
             return False
         return True
 
-    def _judge(
-        self, seen: list[FamilySeen], standings: list[Standing], settings: MonitoringSettings
-    ) -> list[Condition]:
+    def _judge(self, seen: list[FamilySeen], watched: Watch, settings: MonitoringSettings) -> list[Condition]:
         assert self._memory is not None
         looks, platform, now_us = judging.Looks(), self.platform(), self._now_us()
-        online = online_findings(standings, now_us)
+        online = judging.online_findings(watched.standings, now_us)
         findings = [*online, *(finding for one in seen for finding in one.findings)]
         judging.judge_drift(looks, findings)
         declared = {name: family for one in seen if (family := self.families(name := one.family)) is not None}
         limits = {name: limits_of(family, settings) for name, family in declared.items()}
         for one in seen:
             alpha = limits[one.family].false_alarm_rate * WINDOWS_SHARE
-            number = self._memory.looks[one.family]
+            number = max(self._memory.looks[one.family], 1)
             judging.judge_quality(looks, declared[one.family], one, limits[one.family], look=number, alpha=alpha)
-        ratios = self._ratios(platform)
+        ratios = self._ratios(platform, watched)
         alphas = {name: one.false_alarm_rate * RATIO_SHARE for name, one in limits.items()}
         judging.judge_ratios(looks, ratios, alphas, {name: one.min_decisions for name, one in limits.items()})
         known = replace(platform, served=tuple(one for one in platform.served if one.family in limits))
@@ -194,34 +212,16 @@ class Cycle:
         self.report = Report(tuple(findings), tuple(conditions), now_us)
         return conditions
 
-    def _ratios(self, platform: Platform) -> dict[tuple[str, str], Mismatch]:
-        arrivals, found = self.monitors.arrivals(), {}
+    def _ratios(self, platform: Platform, watched: Watch) -> dict[tuple[str, str], Mismatch]:
+        found = {}
         for split in platform.splits:
-            counted = arrivals.get((split.family, split.experiment))
+            counted = watched.arrivals.get((split.family, split.experiment))
             if counted is None or split.weights is None or counted[0] != split.revision:
                 continue
             result = mismatch(counted[1], split.weights)
             if result is not None and self.families(split.family) is not None:
                 found[split.family, split.experiment] = result
         return found
-
-    def _own_conditions(self, database: DatabaseSeen, failure: str) -> list[Condition]:
-        away = not (database.readable and database.writable)
-        refused = "the hub's database refuses " + ("writes" if database.readable else "reads")
-        late = database.seconds > self.settings.cycle_seconds
-        sentence = failure or f"a check cycle took {database.seconds:.1f} s, over its {self.settings.cycle_seconds} s"
-        return [
-            Condition(
-                type=AlertType.DATABASE_UNAVAILABLE,
-                verdict=Holds.HOLDS if away else Holds.CLEAR,
-                summary=refused if away else "",
-            ),
-            Condition(
-                type=AlertType.MONITORING_FAILED,
-                verdict=Holds.HOLDS if failure or late else Holds.CLEAR,
-                summary=sentence[:500] if failure or late else "",
-            ),
-        ]
 
     def _conclude(
         self,
@@ -241,37 +241,15 @@ class Cycle:
             # Nothing was seen: what the last cycle found of models and answers stands, and the database says why.
             parts = [part for part in self.health.parts if part.family]
         seconds, now_us = self._clock() - began, self._now_us()
+        self._cycles += 1
         self.health = Health(
             (health.database_part(database), *health.platform_parts(parts), *parts),
             now_us,
-            now_us + max(0, int((settings.cycle_seconds - seconds) * 1e6)),
+            now_us + max(0, int((self._pause() - seconds) * 1e6)),
             seconds,
         )
         log_health(self.health)
         tell_metrics(self._metrics, self.health, seen, self.report, done=database.readable)
-
-
-def online_findings(standings: list[Standing], now_us: int) -> list[Finding]:
-    """Gives the results of the newest version in each arm, of monitors that still get decisions."""
-    latest: dict[tuple[str, ...], Standing] = {}
-    for one in standings:
-        present = latest.get(one.key[:4])
-        if present is None or one.since_us > present.since_us:
-            latest[one.key[:4]] = one
-    return [
-        Finding(
-            family=one.key.family,
-            experiment=one.key.experiment,
-            arm=one.key.arm,
-            variant=one.key.variant,
-            result=result,
-            since_us=one.since_us,
-            until_us=one.last_us,
-        )
-        for one in latest.values()
-        if one.last_us >= now_us - QUIET_US
-        for result in one.results
-    ]
 
 
 def database_bytes(connection: Connection) -> int:

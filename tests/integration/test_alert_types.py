@@ -80,11 +80,11 @@ def _break(stage: Stage) -> None:
     def broken(_: object) -> Any:
         raise RuntimeError("a mistake in a monitor")
 
-    stage.monitors.standings = broken  # type: ignore[method-assign, assignment]
+    stage.monitors.watch = broken  # type: ignore[method-assign, assignment]
 
 
 def _mend(stage: Stage) -> None:
-    del stage.monitors.standings  # the class's own
+    del stage.monitors.watch  # the class's own
 
 
 ARM = {"family": "toy", "experiment": "toy", "arm": "model"}

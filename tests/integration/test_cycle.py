@@ -96,10 +96,10 @@ async def test_each_decision_is_watched_once_whatever_restarts(database_url: str
     async with a_stage(database_url, clock=clock) as stage:
         traffic.store, stage.traffic = stage.store, traffic
         assert await stage.cycle.feed()
-        (one,) = stage.monitors.standings(stage.database)
+        (one,) = stage.monitors.watch(stage.database).standings
         assert one.decisions == 750
         await stage.cycle.feed()
-        (one,) = stage.monitors.standings(stage.database)
+        (one,) = stage.monitors.watch(stage.database).standings
         assert one.decisions == 750
 
 
@@ -111,7 +111,7 @@ async def test_a_batch_that_comes_twice_is_watched_once(url: str) -> None:
         await stage.store.append(records, "r1")
         await stage.store.append(records, "r1")
         await stage.cycle.feed()
-        (one,) = stage.monitors.standings(stage.database)
+        (one,) = stage.monitors.watch(stage.database).standings
         assert one.decisions == 250
 
 
@@ -126,7 +126,7 @@ async def test_a_restart_changes_no_result(tmp_path: Path) -> None:
                 await stage.cycle.feed()
                 if restarts:
                     stage.monitors._memory = None
-            (one,) = stage.monitors.standings(stage.database)
+            (one,) = stage.monitors.watch(stage.database).standings
             found.append(one.results)
     assert found[0] == found[1]
 
@@ -137,7 +137,7 @@ async def test_a_new_version_begins_a_new_reference(url: str) -> None:
         await _run(stage, 1500)
         stage.traffic.version = "toy:2"
         await _run(stage, 500)
-        assert {one.key.version: one.decisions for one in stage.monitors.standings(stage.database)} == {
+        assert {one.key.version: one.decisions for one in stage.monitors.watch(stage.database).standings} == {
             "toy:1": 1500,
             "toy:2": 500,
         }
@@ -245,7 +245,7 @@ async def test_a_database_that_refuses_and_comes_back(url: str, monkeypatch: pyt
         stage.clock.forward(120)
         await stage.cycle.once()
         assert stage.cycle.health.state is State.HEALTHY
-        (one,) = stage.monitors.standings(stage.database)
+        (one,) = stage.monitors.watch(stage.database).standings
         assert one.decisions == 1250
         stage.clock.forward(120)
         await stage.cycle.once()
@@ -273,22 +273,22 @@ async def test_a_database_that_is_read_only_or_full(url: str, before: str, after
         assert database.reasons[0].startswith("the database cannot be written")
         await stage.database.exclusively(lambda: run_outside_transaction(writer, after))
         await stage.cycle.once()
-        (one,) = stage.monitors.standings(stage.database)
+        (one,) = stage.monitors.watch(stage.database).standings
         assert one.decisions == 500
 
 
 async def test_a_cycle_that_breaks_is_told_and_the_next_one_works(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """A mistake in the cycle itself raises MONITORING_FAILED, and ends with the next cycle that works."""
     async with a_stage(url) as stage:
-        real = stage.monitors.standings
+        real = stage.monitors.watch
 
         def broken(_: object) -> object:
             raise RuntimeError("no")
 
-        monkeypatch.setattr(stage.monitors, "standings", broken)
+        monkeypatch.setattr(stage.monitors, "watch", broken)
         await stage.cycle.once()
         assert "monitoring_failed" in stage.types()
-        monkeypatch.setattr(stage.monitors, "standings", real)
+        monkeypatch.setattr(stage.monitors, "watch", real)
         await stage.cycle.once()
         assert stage.cycle.health.state is State.HEALTHY
 
@@ -306,6 +306,57 @@ async def test_cycles_follow_the_settings_at_run_time(url: str) -> None:
             stage.clock.forward(2)
             while stage.cycle.health.checked_at_us == first:
                 await asyncio.sleep(0.01)
+
+
+async def test_a_fresh_start_is_told_within_seconds_and_then_by_the_settings(url: str) -> None:
+    """The pauses between the first cycles double from 5 s up to `cycle_seconds`, and health says when the next is."""
+    async with a_stage(url) as stage, cycling(stage.cycle):
+        pauses = []
+        for _ in range(6):
+            async with asyncio.timeout(20):
+                while not stage.cycle.health.next_check_us > stage.clock.now_us:
+                    await asyncio.sleep(0.01)
+            found = stage.cycle.health
+            pauses.append((found.next_check_us - found.checked_at_us) / 1e6)
+            stage.clock.now_us = found.next_check_us
+        assert pauses == [5, 10, 20, 40, 60, 60]
+
+
+async def test_what_cannot_be_told_yet_is_said(url: str) -> None:
+    """Before any traffic, before any router, and after traffic has ceased: healthy, with the reason why so little."""
+    async with a_stage(url) as stage:
+        served = (Served(family="toy", variant="model", trained_at_us=None, ready=None),)
+        stage.platform.append(Platform(families=("toy",), served=served))
+        await stage.cycle.once()
+        reasons = {part.dimension: part.reasons for part in stage.cycle.health.parts if part.family}
+        assert reasons == {
+            Dimension.MODEL: ("no router has told yet which variants it reaches",),
+            Dimension.PREDICTIONS: ("no traffic seen yet",),
+            Dimension.FALLBACK: (),
+        }
+        assert stage.cycle.health.state is State.HEALTHY
+        await stage.traffic.run(250)
+        await stage.cycle.once()
+        told = {part.dimension: part.reasons for part in stage.cycle.health.parts if part.family}
+        assert told[Dimension.PREDICTIONS] == ()
+        for days in (0, 30):
+            stage.clock.forward(days * 86_400 + 1000)
+            await stage.cycle.once()
+            told = {part.dimension: part.reasons for part in stage.cycle.health.parts if part.family}
+            assert told[Dimension.PREDICTIONS] == ("no decision in the last 15 minutes",)
+
+
+async def test_looks_at_nothing_take_no_share_of_the_false_alarms(url: str) -> None:
+    """The first look at decisions has the first look's share, however long there were none."""
+    async with a_stage(url) as stage:
+        for _ in range(3):
+            await stage.cycle.once()
+            assert stage.cycle._memory
+            assert stage.cycle._memory.looks["toy"] == 0
+        await stage.traffic.run(250)
+        await stage.cycle.once()
+        assert stage.cycle._memory
+        assert stage.cycle._memory.looks["toy"] == 1
 
 
 async def test_what_was_predicted_is_counted_once(url: str) -> None:
