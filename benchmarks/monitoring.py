@@ -97,8 +97,10 @@ class Running:
 
 
 @asynccontextmanager
-async def a_cycle(folder: Path, family: Family) -> AsyncIterator[Running]:
-    """Opens ledger, monitors, alerts and cycle as the hub does."""
+async def a_cycle(
+    folder: Path, family: Family, *, now_us: Callable[[], int] = lambda: NOW_US
+) -> AsyncIterator[Running]:
+    """Opens ledger, monitors, alerts and cycle as the hub does; `now_us` is their clock."""
     settings = MonitoringSettings()
 
     def family_of(name: str) -> Family | None:
@@ -111,9 +113,9 @@ async def a_cycle(folder: Path, family: Family) -> AsyncIterator[Running]:
     registry = CollectorRegistry()
     with (
         open_database(sqlite_url(folder / "hub.sqlite")) as database,
-        open_store(database, now_us=lambda: NOW_US, describe_family=describe, follow=monitors.follow) as store,
+        open_store(database, now_us=now_us, describe_family=describe, follow=monitors.follow) as store,
     ):
-        async with alerting(database, settings, registry=registry, now_us=lambda: NOW_US) as alerts:
+        async with alerting(database, settings, registry=registry, now_us=now_us) as alerts:
             yield Running(
                 database,
                 store,
@@ -124,7 +126,7 @@ async def a_cycle(folder: Path, family: Family) -> AsyncIterator[Running]:
                     families=family_of,
                     platform=lambda: Platform(families=(family.name,)),
                     metrics=MonitoringMetrics(registry),
-                    now_us=lambda: NOW_US,
+                    now_us=now_us,
                 ),
             )
 
@@ -162,7 +164,7 @@ def _decided(count: int, chance: np.random.Generator) -> Decisions:
 
 def _statistics(part: Decisions, chance: np.random.Generator) -> Statistics:
     outcomes: NDArray[np.float64] = (chance.random(len(part.values)) < part.values).astype(np.float64)
-    one = Statistics(Tally.of_decisions(part, 1))
+    one = Statistics(Tally.of_decisions(part, 1, _BINARY))
     one.observe(part)
     ones = np.ones(len(part.values), np.int64)
     costs = np.full(len(part.values), np.nan)

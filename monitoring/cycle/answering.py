@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
 from typing import Any, Final
@@ -14,7 +15,7 @@ from monitoring.cycle.findings import Finding
 from monitoring.cycle.quality import LEVELS, estimate, measures, report, statistics
 from monitoring.drift.results import Aspect, Verdict
 from monitoring.ledger.aggregates import Totals
-from monitoring.ledger.tally import BINS, Sum
+from monitoring.ledger.tally import Sum
 from monitoring.validation.binary import BinaryReport, BinaryStatistics
 from monitoring.validation.label_free import MINIMUM_LABELS, LabelFree, Unlabelled, expected_performance
 from turnout.v1 import monitoring_pb2 as pb
@@ -22,8 +23,6 @@ from turnout.v1 import prediction_pb2
 
 RANKS: Final = (0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99)
 SHOWN_BINS: Final = 20
-_FINER: Final = 8
-"""Steps within a bin of the calibration table, to place the mean of its predictions."""
 
 
 def variant_quality(  # noqa: PLR0917 - facts of one variant, in the order in which they are told
@@ -31,7 +30,7 @@ def variant_quality(  # noqa: PLR0917 - facts of one variant, in the order in wh
     arm: str,
     variant: str,
     totals: Totals,
-    past: Totals | None,
+    past: Sequence[Totals],
     findings: Sequence[Finding],
     *,
     since_us: int,
@@ -44,7 +43,7 @@ def variant_quality(  # noqa: PLR0917 - facts of one variant, in the order in wh
         arm: the arm.
         variant: the variant that answered.
         totals: of the window.
-        past: of the time before it.
+        past: of the time before it, in blocks.
         findings: of the last cycle, for what contradicts the estimate without labels.
         since_us: beginning of the window.
         until_us: its end.
@@ -60,8 +59,8 @@ def variant_quality(  # noqa: PLR0917 - facts of one variant, in the order in wh
         level=LEVELS[found.quality],
     )
     if isinstance(labelled, BinaryStatistics):
-        before = statistics(family, past) if past is not None else None
-        free = _label_free(labelled, before if isinstance(before, BinaryStatistics) else None, totals, arm, findings)
+        blocks = [one for block in past if isinstance(one := statistics(family, block), BinaryStatistics)]
+        free = _label_free(labelled, blocks, totals, arm, findings)
         message.estimate.CopyFrom(estimate(free, int(message.unlabelled)))
         for count, predicted, observed in zip(labelled.counts, labelled.predictions, labelled.outcomes, strict=True):
             if count:
@@ -70,12 +69,19 @@ def variant_quality(  # noqa: PLR0917 - facts of one variant, in the order in wh
 
 
 def _label_free(
-    labelled: BinaryStatistics, past: BinaryStatistics | None, totals: Totals, arm: str, findings: Sequence[Finding]
+    labelled: BinaryStatistics,
+    blocks: Sequence[BinaryStatistics],
+    totals: Totals,
+    arm: str,
+    findings: Sequence[Finding],
 ) -> LabelFree:
     recent: BinaryStatistics | None = labelled if labelled.decisions else None
-    if past is None or past.decisions < MINIMUM_LABELS:
-        # Labels of the window itself are all that there is; what they were fitted to cannot contradict them.
-        past, recent = (labelled if past is None else past.merge(labelled)), None
+    if sum(block.decisions for block in blocks) < MINIMUM_LABELS:
+        # Labels of the window itself are needed too; what they were fitted to cannot contradict them.
+        blocks, recent = [*blocks, labelled], None
+    past = functools.reduce(BinaryStatistics.merge, blocks)
+    if totals.decided[0].sum() < totals.decisions:
+        return LabelFree(None, ("some of the decisions were stored before the ledger counted them by value",))
     own = [one.result for one in findings if one.arm == arm]
     concept = any(one.aspect is Aspect.CONCEPT and one.verdict is Verdict.DRIFT for one in own)
     odd = [
@@ -84,6 +90,7 @@ def _label_free(
     return expected_performance(
         past,
         _unlabelled(totals),
+        blocks=blocks,
         recent=recent,
         concept=Verdict.DRIFT if concept else Verdict.NOT_ENOUGH_DATA,
         outside=max(odd, default=0.0),
@@ -91,23 +98,10 @@ def _label_free(
 
 
 def _unlabelled(totals: Totals) -> Unlabelled:
-    """Gives the decisions without an outcome by bin: all of them, by the sketch, less those with one."""
-    counts = np.zeros(BINS)
-    predictions = np.zeros(BINS)
-    sketch = totals.statistics.value
-    if not sketch.is_empty():
-        edges = np.linspace(0.0, 1.0, BINS * _FINER + 1)
-        # The last value of a bin belongs to the next one, but for 1.
-        cumulative = np.array([sketch.get_rank(float(edge), False) for edge in edges])  # noqa: FBT003 - exclusive
-        cumulative[-1] = 1.0
-        mass = np.diff(cumulative) * totals.decisions
-        middles = (edges[:-1] + edges[1:]) / 2
-        counts = mass.reshape(BINS, _FINER).sum(axis=1)
-        predictions = (mass * middles).reshape(BINS, _FINER).sum(axis=1)
-    known, _, _ = totals.calibration
-    left = np.maximum(np.rint(counts) - known, 0.0)
-    means = np.where(counts > 0, predictions / np.maximum(counts, 1e-12), 0.0)
-    return Unlabelled(counts=left, predictions=left * means)
+    """Gives the decisions without an outcome that can be used, by bin: all of them less those with one."""
+    decided, predicted = totals.decided
+    known, known_predicted, _ = totals.calibration
+    return Unlabelled(counts=(decided - known).astype(np.float64), predictions=predicted - known_predicted)
 
 
 def variant_distribution(

@@ -29,10 +29,14 @@ SHORTEST_WINDOW: Final = 60
 LONGEST_WINDOW: Final = 31_536_000
 PAST_US: Final = 30 * DAY_US
 """Labelled decisions of so long before the window tell what probabilities mean."""
+BLOCK_US: Final = DAY_US
+"""In blocks of so long, which tell how much that moves."""
 MAX_STEPS: Final = 48
 STEPS_US: Final = (MINUTE_US, 5 * MINUTE_US, 15 * MINUTE_US, HOUR_US, 6 * HOUR_US, DAY_US)
 SECOND_US: Final = 1_000_000
 Groups = dict[tuple[str, ...], Totals]
+Steps = list[tuple[int, Groups]]
+"""Groups by the beginning of a step, oldest first."""
 
 
 class CycleCalls:
@@ -89,21 +93,17 @@ class CycleCalls:
 
         length_us = step_of(now_us - since_us)
 
-        def read(connection: Connection) -> tuple[Groups, Groups, list[tuple[int, Groups]]]:
+        def read(connection: Connection) -> tuple[Groups, Steps, Steps]:
             wanted = (family.name, request.arm, request.tenant)
             found = _totals(connection, *wanted, since_us, now_us)
-            past = _totals(connection, *wanted, since_us - PAST_US, since_us)
-            by: tuple[By, ...] = ("arm", "variant", "tenant")
-            series = window_series(
-                connection, family.name, None, since_us, now_us, length_us=length_us, by=by, populations=None
-            )
-            return found, past, [(at, _merged(groups, request.arm, request.tenant)) for at, groups in series]
+            past = _series(connection, *wanted, max(since_us - PAST_US, 0), since_us, BLOCK_US)
+            return found, past, _series(connection, *wanted, since_us, now_us, length_us)
 
         now, past, series = await in_time(self._cycle.database.read(read), call, longest_seconds=LONGEST_SECONDS)
         findings = [one for one in self._cycle.report.findings if one.family == family.name]
         reply = pb.ValidationResponse(computed_at_unix_us=now_us)
         for key, totals in sorted(now.items()):
-            before = past.get(key)
+            before = [groups[key] for _, groups in past if key in groups]
             quality = answering.variant_quality(
                 family, key[0], key[1], totals, before, findings, since_us=since_us, until_us=now_us
             )
@@ -158,6 +158,14 @@ def _totals(  # noqa: PLR0917 - `Database.read` hands them on in this order
         connection, family, None, max(since_us, 0), until_us, by=("arm", "variant", "tenant"), populations=None
     )
     return _merged(found, arm, tenant)
+
+
+def _series(  # noqa: PLR0917 - `Database.read` hands them on in this order
+    connection: Connection, family: str, arm: str, tenant: str, since_us: int, until_us: int, length_us: int
+) -> Steps:
+    by: tuple[By, ...] = ("arm", "variant", "tenant")
+    found = window_series(connection, family, None, since_us, until_us, length_us=length_us, by=by, populations=None)
+    return [(at, _merged(groups, arm, tenant)) for at, groups in found]
 
 
 def step_of(span_us: int) -> int:

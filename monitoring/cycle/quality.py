@@ -68,7 +68,7 @@ def measures(found: Reported, unit: str) -> list[pb.Measure]:
     """Gives the metrics that are known; `unit` is the target's."""
     if isinstance(found, BinaryReport):
         pairs = [(name, getattr(found, name)) for name in (*_SHARES, "log_loss", "brier")]
-        measured = [pb.Measure(name=name, value=one.value, unit="1") for name, one in pairs if _known(one)]
+        measured = [_measure(name, one, "1") for name, one in pairs if _known(one)]
         if found.decisions:
             measured.append(pb.Measure(name="calibration_error", value=found.expected_calibration_error, unit="1"))
         return measured
@@ -79,7 +79,7 @@ def measures(found: Reported, unit: str) -> list[pb.Measure]:
         "coverage": (found.coverage, "1"),
         "closeness": (found.closeness, "1"),
     }
-    return [pb.Measure(name=n, value=one.value, unit=u) for n, (one, u) in named.items() if one and _known(one)]
+    return [_measure(n, one, u) for n, (one, u) in named.items() if one and _known(one)]
 
 
 def estimate(found: LabelFree, decisions: int) -> pb.PerformanceEstimate:
@@ -90,9 +90,16 @@ def estimate(found: LabelFree, decisions: int) -> pb.PerformanceEstimate:
     named = [(name, getattr(expected, name)) for name in (*_SHARES, "brier")]
     return pb.PerformanceEstimate(
         valid=True,
-        measures=[pb.Measure(name=name, value=one.value, unit="1") for name, one in named if _known(one)],
+        measures=[_measure(name, one, "1") for name, one in named if _known(one)],
         decisions=expected.decisions,
     )
+
+
+def _measure(name: str, one: Estimate, unit: str) -> pb.Measure:
+    message = pb.Measure(name=name, value=one.value, unit=unit)
+    if math.isfinite(one.low) and math.isfinite(one.high):
+        message.low, message.high = one.low, one.high
+    return message
 
 
 def _known(one: Estimate | None) -> bool:

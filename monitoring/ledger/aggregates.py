@@ -109,6 +109,16 @@ class Totals:
             table[Calibration.OUTCOME] / FIXED_POINT,
         )
 
+    @property
+    def decided(self) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+        """Gives, by the same bins, the number of all decisions and the sum of their predictions, scaled likewise.
+
+        Decisions that were counted before the ledger kept this are missing: the numbers then sum to less than
+        `decisions`.
+        """
+        table = self.statistics.tally.calibration
+        return table[Calibration.DECIDED].copy(), table[Calibration.DECIDED_PREDICTION] / FIXED_POINT
+
     def quantile(self, of: Sketch, rank: float) -> float | None:
         """Gives the smallest value that at least `rank` of all do not exceed, its rank within 1.65 %; latency in µs."""
         sketch = getattr(self.statistics, of)

@@ -90,7 +90,7 @@ class Aggregates:
         windows = self.totals.get(connection, keys, lambda _: Statistics())
         for sign, grouped in decisions:
             for group, rows in grouped.groups():
-                tally = Tally.of_decisions(rows, sign)
+                tally = Tally.of_decisions(rows, sign, describe(grouped.families[group[0]]).target)
                 for key in self._keys(*group):
                     held = windows[key]
                     held.changed, held.only_outcomes = True, False
@@ -142,6 +142,8 @@ class _Grouped:
     """Decisions by cell and minute."""
 
     def __init__(self, rows: Sequence[tuple[int, DecisionRow | Counted]]) -> None:
+        self.families = {cell: row.family for cell, row in rows}
+        """Of each cell."""
         cells = np.array([cell for cell, _ in rows], np.int64)
         minutes = np.array([row.assigned_at_us for _, row in rows], np.int64) // MINUTE_US * MINUTE_US
         self._rows = Decisions(

@@ -56,10 +56,10 @@ class Statistics:
 
     def outcome_columns(self) -> tuple[bytes, bytes, bytes]:
         """Gives the columns that outcomes change: counts, outcome sums, calibration."""
-        counts = self.tally.counts.astype("<i8").tobytes()
-        if not self.tally.has_outcomes:
-            return counts, b"", b""
-        return counts, pack(self.tally.outcome_sums), self.tally.calibration.astype("<i8").tobytes()
+        tally = self.tally
+        counts, table = tally.counts.astype("<i8").tobytes(), tally.calibration
+        outcome_sums = pack(tally.outcome_sums) if tally.has_outcomes else b""
+        return counts, outcome_sums, table.astype("<i8").tobytes() if table.any() else b""
 
     @classmethod
     def from_columns(  # noqa: PLR0917 - the columns of a row, in their order
@@ -72,8 +72,13 @@ class Statistics:
         value: bytes,
         confidence: bytes,
     ) -> Statistics:
-        """Reads a row; the inverse of `as_columns`. A sketch that was not read is empty."""
-        table = np.frombuffer(calibration, "<i8").astype(np.int64) if calibration else np.zeros(_CELLS, np.int64)
+        """Reads a row; the inverse of `as_columns`. A sketch that was not read is empty.
+
+        Rows of before the ledger counted all decisions by value have a shorter table; the rest of it is zeros.
+        """
+        stored = np.frombuffer(calibration, "<i8")
+        table = np.zeros(_CELLS, np.int64)
+        table[: stored.size] = stored
         tally = Tally(
             np.frombuffer(counts, "<i8").astype(np.int64),
             table.reshape(len(Calibration), BINS),

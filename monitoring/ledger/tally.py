@@ -83,6 +83,10 @@ class Calibration(IntEnum):
     """Sum of predictions, as fractions of the target's range in FIXED_POINT."""
     OUTCOME = 2
     """Sum of outcomes, likewise; outcomes outside of the range count as its ends."""
+    DECIDED = 3
+    """All decisions, with an outcome or without."""
+    DECIDED_PREDICTION = 4
+    """Sum of their predictions, as above."""
 
 
 class TargetRange(NamedTuple):
@@ -143,18 +147,18 @@ class Tally:
     def add(self, other: Tally) -> None:
         """Adds what others were."""
         self.counts += other.counts
+        self.calibration += other.calibration
         self.sums = added(self.sums, other.sums)
         if other.has_outcomes:
-            self.calibration += other.calibration
             self.outcome_sums = added(self.outcome_sums, other.outcome_sums)
 
     @property
     def has_outcomes(self) -> bool:
         """Whether outcomes left anything in the sums."""
-        return any(self.outcome_sums) or bool(self.calibration.any())
+        return any(self.outcome_sums)
 
     @classmethod
-    def of_decisions(cls, decisions: Decisions, sign: int) -> Tally:
+    def of_decisions(cls, decisions: Decisions, sign: int, target: TargetRange) -> Tally:
         """Counts decisions: `sign` 1 to add them, −1 to take them away."""
         values, confidences, latencies, reasons = decisions
         tally = cls()
@@ -163,6 +167,11 @@ class Tally:
         tally.counts[Count.REASON :] = sign * np.bincount(reasons, minlength=REASONS)
         terms = (values, values * values, confidences, confidences * confidences, latencies, latencies * latencies)
         tally.sums = [sign * exact_sum(term) for term in terms]
+        if target.low is not None and target.high is not None:
+            said = np.clip((values - target.low) / (target.high - target.low), 0.0, 1.0)
+            places = _places(said)
+            tally.calibration[Calibration.DECIDED] = sign * np.bincount(places, minlength=BINS)
+            np.add.at(tally.calibration[Calibration.DECIDED_PREDICTION], places, sign * _fixed(said))
         return tally
 
     @classmethod
@@ -214,13 +223,22 @@ class Tally:
 
     def calibrate(self, sign: NDArray[np.int64], said: NDArray[np.float64], was: NDArray[np.float64]) -> None:
         """Fills the calibration table; both columns are fractions of the target's range."""
-        places = np.minimum((said * BINS).astype(np.int64), BINS - 1)
+        places = _places(said)
         for row, column in (
             (Calibration.COUNT, sign),
-            (Calibration.PREDICTION, sign * np.rint(said * FIXED_POINT).astype(np.int64)),
-            (Calibration.OUTCOME, sign * np.rint(was * FIXED_POINT).astype(np.int64)),
+            (Calibration.PREDICTION, sign * _fixed(said)),
+            (Calibration.OUTCOME, sign * _fixed(was)),
         ):
             np.add.at(self.calibration[row], places, column)
+
+
+def _places(shares: NDArray[np.float64]) -> NDArray[np.int64]:
+    """Gives the bin of each fraction of the target's range."""
+    return np.minimum((shares * BINS).astype(np.int64), BINS - 1)
+
+
+def _fixed(shares: NDArray[np.float64]) -> NDArray[np.int64]:
+    return np.rint(shares * FIXED_POINT).astype(np.int64)
 
 
 def _log_losses(values: Sequence[float], outcomes: Sequence[float]) -> list[float]:

@@ -1,16 +1,16 @@
 """Expected performance before the labels arrive: confidence-based performance estimation (CBPE).
 
 Where probabilities mean what they say, they tell how often the label that follows from them is right. They are first
-recalibrated on the labelled past; doubt about that map and the chance of the outcomes both enter the interval. Sources:
-the method as described for NannyML; the delta method for the intervals. All rests on one assumption: what the
-probabilities meant in the labelled past is what they mean now. Where it is known or likely to be violated there is no
-estimate but a reason.
+recalibrated on the labelled past; doubt about that map, how much it moved within that past, and the chance of the
+outcomes enter the interval. Sources: the method as NannyML describes it; the delta method; DerSimonian and Laird (1986)
+for the moves. All rests on one assumption: what the probabilities meant in the labelled past is what they mean now, but
+for moves as large as that past knew. Where it is known or likely to be violated there is no estimate but a reason.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -25,6 +25,9 @@ from services.runtime.errors import InvalidArgument
 
 MINIMUM_LABELS: Final = 500
 MINIMUM_DECISIONS: Final = 100
+MINIMUM_BLOCKS: Final = 4
+"""Blocks of the labelled past from which on they tell how much it moves."""
+_BLOCK_LABELS: Final = 30
 _UNSEEN_SHARE: Final = 0.05
 _OUTSIDE_SHARE: Final = 0.1
 _FEW_LABELS: Final = 5.0
@@ -76,6 +79,7 @@ def expected_performance(
     past: BinaryStatistics,
     now: Unlabelled,
     *,
+    blocks: Sequence[BinaryStatistics] = (),
     recent: BinaryStatistics | None = None,
     concept: Verdict = Verdict.NOT_ENOUGH_DATA,
     outside: float = 0.0,
@@ -83,8 +87,9 @@ def expected_performance(
 ) -> LabelFree:
     """Estimates the performance on `now` from what the probabilities meant in `past`.
 
-    `recent` are labelled decisions after `past`, to check the map on; `concept` is what the monitor of concept drift
-    says; `outside` the share of rows with a feature outside of the reference (outliers, new categories).
+    `blocks` are `past` in pieces of equal time; with four or more of at least 30 labels the interval knows how much
+    success moves from one to the next. `recent` are labelled decisions after `past`, to check the map on; `concept` is
+    what the monitor of concept drift says; `outside` the share of rows with a feature outside of the reference.
 
     Raises:
         InvalidArgument: the bins differ.
@@ -104,7 +109,7 @@ def expected_performance(
         reasons += (f"{outside:.0%} of the rows lie outside of the reference's features, over {_OUTSIDE_SHARE:.0%}",)
     if reasons:
         return LabelFree(None, reasons)
-    return LabelFree(_expected(relation, now, confidence), ())
+    return LabelFree(_expected(relation, now, _movement(relation, blocks), confidence), ())
 
 
 def _too_few(past: BinaryStatistics, now: Unlabelled) -> tuple[str, ...]:
@@ -123,8 +128,7 @@ def _tally(past: BinaryStatistics) -> Floats:
 
 def _unseen(past: BinaryStatistics, now: Unlabelled) -> tuple[str, ...]:
     """A prediction with almost no labels within 0.05 of it was never checked."""
-    bins = len(past.counts)
-    reach = max(1, round(_NEIGHBOURHOOD * bins))
+    reach = max(1, round(_NEIGHBOURHOOD * (bins := len(past.counts))))
     near = np.convolve(past.counts, np.ones(2 * reach + 1))[reach : reach + bins]
     share = float(now.counts[near < _FEW_LABELS].sum() / now.counts.sum())
     if share <= _UNSEEN_SHARE:
@@ -152,11 +156,32 @@ def _badly_calibrated(relation: Recalibration, labelled: BinaryStatistics, name:
     return (f"on {name} the recalibrated probabilities are off by {gap:.3f} on average, over {_TOLERANCE:g}",)
 
 
+def _movement(relation: Recalibration, blocks: Sequence[BinaryStatistics]) -> float:
+    """Gives the variance of the log odds of success among blocks, beyond what chance explains (a random effect)."""
+    shifts, weights = [], []
+    for block in blocks:
+        if block.decisions < _BLOCK_LABELS:
+            continue
+        used = block.counts > 0
+        counts = block.counts[used]
+        share = relation.band(block.predictions[used] / counts)[1]
+        information = float(counts @ (share * (1 - share)))
+        if information > 0:
+            # One step of Newton's method from "as in the whole past".
+            shifts.append(float(block.outcomes[used].sum() - counts @ share) / information)
+            weights.append(information)
+    if len(shifts) < MINIMUM_BLOCKS:
+        return 0.0
+    shift, weight = np.array(shifts), np.array(weights)
+    spread = weight @ (shift - weight @ shift / weight.sum()) ** 2
+    return max(0.0, float((spread - (len(shifts) - 1)) / (weight.sum() - weight @ weight / weight.sum())))
+
+
 Metric = Callable[[Floats, Floats], float]
 """From expected outcomes and counts by bin, both [bins], to a metric; NaN where it is not defined."""
 
 
-def _expected(relation: Recalibration, now: Unlabelled, confidence: float) -> Expected:
+def _expected(relation: Recalibration, now: Unlabelled, movement: float, confidence: float) -> Expected:
     used = now.counts > 0
     counts = now.counts[used]
     predicted = now.predictions[used] / counts
@@ -173,7 +198,8 @@ def _expected(relation: Recalibration, now: Unlabelled, confidence: float) -> Ex
         gradient = _gradient(metric, hits, counts)
         chance = float(gradient**2 @ (hits * (1 - share)))
         doubt = gradient @ slopes
-        half = normal_quantile(confidence) * math.sqrt(chance + float(doubt @ relation.covariance @ doubt))
+        moved = movement * float(gradient @ (hits * (1 - share))) ** 2
+        half = normal_quantile(confidence) * math.sqrt(chance + float(doubt @ relation.covariance @ doubt) + moved)
         return Estimate(value, max(0.0, value - half), min(1.0, value + half))
 
     def accuracy(positive: Floats, total: Floats) -> float:

@@ -114,6 +114,19 @@ def instant(at_us: int) -> str:
 def measures(found: Any) -> dict[str, dict[str, Any]]:
     """Gives measures by name, for programs."""
     return {
-        one.name: {"value": one.value, "unit": one.unit, "limit": one.limit if one.HasField("limit") else None}
+        one.name: {
+            "value": one.value,
+            "unit": one.unit,
+            **{name: getattr(one, name) if one.HasField(name) else None for name in ("limit", "low", "high")},
+        }
         for one in found
     }
+
+
+def said(found: dict[str, dict[str, Any]]) -> str:
+    """Gives `measures` for people, with the interval where one is known."""
+    return ", ".join(
+        f"{name.replace('_', ' ')} {one['value']:.3f}"
+        + ("" if one["low"] is None else f" ({one['low']:.3f} to {one['high']:.3f})")
+        for name, one in found.items()
+    )

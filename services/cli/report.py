@@ -143,6 +143,8 @@ def _table(result: dict[str, Any]) -> Any:
     from rich.markup import escape
     from rich.table import Table
 
+    from services.cli.monitoring import said
+
     table = Table(title=f"{result['family']} · last {result['window']} · {result['at']}", title_justify="left")
     for name in ("arm", "variant", "level", "decisions", "outcomes", "measures"):
         table.add_column(name)
@@ -157,8 +159,7 @@ def _table(result: dict[str, Any]) -> Any:
     for one in result["variants"]:
         guess = one["estimate"]
         if guess is not None:
-            said = ", ".join(f"{name} {m['value']:.3f}" for name, m in guess["measures"].items())
-            text = said if guess["valid"] else f"none: {guess['reason']}"
+            text = said(guess["measures"]) if guess["valid"] else f"none: {guess['reason']}"
             estimates.add_row(escape(one["arm"]), escape(one["variant"]), escape(text))
     drifting = [one for one in result["findings"] if one["verdict"] == "drift"]
     lines = [f"drift: {one['summary']}" for one in drifting] or ["no drift in the last check cycle"]

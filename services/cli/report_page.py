@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from html import escape
 from typing import Any, Final
 
+from services.cli.monitoring import said
 from services.cli.report_plots import SERIES, Plot, bars
 
 _STYLE: Final = """
@@ -88,8 +89,7 @@ def _quality(variants: Sequence[dict[str, Any]]) -> str:
 def _estimate(estimate: dict[str, Any]) -> str:
     if not estimate["valid"]:
         return f"no estimate for decisions without outcome: {estimate['reason']}"
-    said = ", ".join(f"{name.replace('_', ' ')} {one['value']:.3f}" for name, one in estimate["measures"].items())
-    return f"{estimate['decisions']} decisions without outcome are expected to reach {said}"
+    return f"{estimate['decisions']} decisions without outcome are expected to reach {said(estimate['measures'])}"
 
 
 def _plots(report: dict[str, Any]) -> Iterable[str]:

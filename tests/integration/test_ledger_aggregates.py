@@ -75,6 +75,7 @@ def recomputed(connection: Connection, family: str, since_us: int, until_us: int
                 np.array([min(row.fallback, 31) for row in rows]),
             ),
             1,
+            describe(family).target,
         )
         outcomes = reported[cell]
         if outcomes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 
 import numpy as np
@@ -151,6 +152,44 @@ def test_what_is_expected_without_labels_comes_true(bins: int, samples: int) -> 
             estimate = getattr(found.expected, name)
             held[name] += estimate.low <= getattr(truth, name).value <= estimate.high
     assert {name for name, hits in held.items() if hits < 0.86 * samples} == set()
+
+
+def test_intervals_without_labels_know_how_much_the_past_moved() -> None:
+    """Where success rises and falls from day to day, intervals that are told the days hold; the others do not."""
+    told, untold = 0, 0
+    for seed in range(60):
+        chance = np.random.default_rng(seed)
+        shifts = chance.normal(0.0, 0.4, 15)
+        *days, now = (
+            BinaryStatistics.of(*pairs(400, int(chance.integers(1 << 30)), inputs=1.5, outcome=shift), 20)
+            for shift in shifts
+        )
+        past = functools.reduce(BinaryStatistics.merge, days)
+        truth = binary_report(now).accuracy
+        with_days = expected_performance(past, unlabelled(now), blocks=days).expected
+        without = expected_performance(past, unlabelled(now)).expected
+        assert truth is not None
+        assert with_days is not None
+        assert without is not None
+        assert with_days.accuracy.value == without.accuracy.value
+        told += with_days.accuracy.low <= truth.value <= with_days.accuracy.high
+        untold += without.accuracy.low <= truth.value <= without.accuracy.high
+    assert told >= 0.88 * 60
+    assert untold <= 0.8 * 60
+
+
+def test_a_past_that_stands_still_does_not_widen_the_interval() -> None:
+    """Days that differ by chance only, or too few of them, leave it within a quarter of what it was."""
+    days = [BinaryStatistics.of(*pairs(400, seed), 20) for seed in range(20)]
+    past = functools.reduce(BinaryStatistics.merge, days)
+    now = unlabelled(BinaryStatistics.of(*pairs(2_000, 99), 20))
+    plain = expected_performance(past, now).expected
+    assert plain is not None
+    for blocks, factor in ((days, 1.25), (days[:3], 1.0)):
+        found = expected_performance(past, now, blocks=blocks).expected
+        assert found is not None
+        width = found.accuracy.high - found.accuracy.low
+        assert 1.0 <= width / (plain.accuracy.high - plain.accuracy.low) <= factor
 
 
 def test_without_labels_confusion_sums_to_the_decisions() -> None:

@@ -11,6 +11,7 @@ import contextlib
 from collections.abc import Iterator
 from typing import Any, Final
 
+from psycopg import OperationalError
 from sqlalchemy import URL, Connection, Engine, create_engine, event
 from sqlalchemy.pool import QueuePool
 
@@ -28,6 +29,10 @@ _CONNECT: Final[dict[str, Any]] = {
     "tcp_user_timeout": 20_000,
     "application_name": "turnout-hub",
 }
+LOCK_SECONDS: Final = 2
+"""How long a new hub waits for the lock: the server may see that the last one has gone a moment after it went."""
+_LOCKED: Final = "55P03"
+"""SQLSTATE of a lock that was not got in time."""
 _CANCELLED: Final = "57014"
 """SQLSTATE of a statement that was cancelled, here always by its timeout."""
 
@@ -48,13 +53,16 @@ def connected(url: URL, *, read_seconds: float) -> Iterator[Connected]:
 
     def lock(driver: Any, _: Any) -> None:
         nonlocal sessions
-        with driver.cursor() as cursor:
-            cursor.execute("SELECT pg_try_advisory_lock(%s)", (_LOCK,))
-            (held,) = cursor.fetchone()
-        driver.commit()
-        if not held:
+        try:
+            with driver.cursor() as cursor:
+                cursor.execute(f"SET LOCAL lock_timeout = '{LOCK_SECONDS}s'")
+                cursor.execute("SELECT pg_advisory_lock(%s)", (_LOCK,))
+            driver.commit()
+        except OperationalError as error:
             driver.close()
-            raise _InUse(f"{name} is in use by another hub: stop that one first")
+            if getattr(error, "sqlstate", None) != _LOCKED:
+                raise
+            raise _InUse(f"{name} is in use by another hub: stop that one first") from None
         sessions += 1
 
     writer = _engine(url, 1, f"-c statement_timeout={WRITE_SECONDS}s -c lock_timeout=30s -c jit=off")
