@@ -203,6 +203,7 @@ def _summary(name: str, totals: Totals) -> ledger_pb2.ArmSummary:
         fallbacks=_by_reason(totals.fallbacks),
         outcomes=totals.outcomes,
         outcome_mean=totals.mean(OutcomeSum.OUTCOME),
+        mean_absolute_error=totals.mean(OutcomeSum.ABSOLUTE_ERROR),
         p50_ms=None if p50 is None else p50 / 1000,
         p99_ms=None if p99 is None else p99 / 1000,
     )

@@ -101,6 +101,12 @@ class Hub:
         """Removes a layer."""
         self._experiments("DeleteLayer", request, experiment_pb2.DeleteLayerResponse)
 
+    def layer_revisions(self, name: str, limit: int) -> list[experiment_pb2.LayerRevision]:
+        """Gives the newest revisions of a layer, also of a deleted one."""
+        request = experiment_pb2.ListLayerRevisionsRequest(name=name, limit=limit)
+        reply = experiment_pb2.ListLayerRevisionsResponse
+        return list(self._experiments("ListLayerRevisions", request, reply).revisions)
+
     def decide(self, request: experiment_pb2.DecideRequest) -> experiment_pb2.DecideResponse:
         """Gives the arm that a unit would get."""
         return self._experiments("Decide", request, experiment_pb2.DecideResponse)
@@ -114,9 +120,9 @@ class Hub:
         """Gives every router with the version that it applies."""
         return self._experiments("GetStatus", experiment_pb2.GetStatusRequest(), experiment_pb2.GetStatusResponse)
 
-    def summary(self, family: str) -> ledger_pb2.SummarizeArmsResponse:
-        """Gives the results of a family's arms."""
-        request = ledger_pb2.SummarizeArmsRequest(family=family)
+    def summary(self, family: str, since_unix_us: int = 0) -> ledger_pb2.SummarizeArmsResponse:
+        """Gives the results of a family's arms and shadows."""
+        request = ledger_pb2.SummarizeArmsRequest(family=family, since_unix_us=since_unix_us)
         return self._unary("LedgerService/SummarizeArms", request, ledger_pb2.SummarizeArmsResponse)
 
     def snapshots(self, family: str = "") -> list[ledger_pb2.ExperimentSnapshot]:

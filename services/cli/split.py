@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from services.cli import split_definition, split_history, split_layers, split_ramp, split_routers
+from services.cli import split_definition, split_history, split_layers, split_ramp, split_results, split_routers
 from services.cli.durations import seconds, time_of_day
 from services.cli.output import Format, FormatOption
 from services.cli.settings import DEFAULT_CONFIG, ConfigOption
@@ -158,6 +158,7 @@ for _command in (
     split_history.conclude,
     split_history.undo,
     split_history.history,
+    split_results.results,
     split_routers.status,
     split_routers.decide,
     split_routers.strategies,

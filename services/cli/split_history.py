@@ -67,11 +67,16 @@ def history(
     """Show who changed what, when and why."""
     with connect(hub, config) as server:
         found = server.revisions(name, limit)
-    result = {"name": name, "revisions": [_plain(one) for one in found]}
-    emit(output, result, lambda: _table(result))
+    revisions = [
+        plain_revision(one) | {"experiment": plain(one.experiment) if one.HasField("experiment") else None}
+        for one in found
+    ]
+    result = {"name": name, "revisions": revisions}
+    emit(output, result, lambda: history_table(result))
 
 
-def _plain(revision: experiment_pb2.ExperimentRevision) -> dict[str, Any]:
+def plain_revision(revision: experiment_pb2.ExperimentRevision | experiment_pb2.LayerRevision) -> dict[str, Any]:
+    """Gives who changed what, when and why, as plain values."""
     at = datetime.fromtimestamp(revision.at_unix_us / 1e6, UTC)
     return {
         "revision": revision.revision,
@@ -79,11 +84,11 @@ def _plain(revision: experiment_pb2.ExperimentRevision) -> dict[str, Any]:
         "who": revision.who,
         "why": revision.why,
         "changes": list(revision.changes),
-        "experiment": plain(revision.experiment) if revision.HasField("experiment") else None,
     }
 
 
-def _table(result: dict[str, Any]) -> Any:
+def history_table(result: dict[str, Any]) -> Any:
+    """Shows a history: the plain values of `name` and `revisions`."""
     from rich.markup import escape
     from rich.table import Table
 

@@ -9,6 +9,7 @@ import typer
 
 from services.cli.output import Format, FormatOption, emit
 from services.cli.settings import DEFAULT_CONFIG, ConfigOption
+from services.cli.split_history import history_table, plain_revision
 from services.cli.split_options import HubOption, WhyOption, connect, layer_slice
 from services.cli.split_shown import plain_slice, slice_words
 from services.runtime.errors import NotFound
@@ -78,6 +79,25 @@ def delete(
     emit(output, {"name": name, "deleted": True}, lambda: f"layer {name} is deleted")
 
 
+@app.command()
+def history(
+    name: LayerArgument,
+    *,
+    limit: Annotated[int, typer.Option("--limit", min=1, max=1000, help="At most this many, newest first.")] = 20,
+    hub: HubOption = None,
+    config: ConfigOption = DEFAULT_CONFIG,
+    output: FormatOption = Format.TABLE,
+) -> None:
+    """Show who changed what in a layer, when and why."""
+    with connect(hub, config) as server:
+        found = server.layer_revisions(name, limit)
+    revisions = [
+        plain_revision(one) | {"layer": _definition(one.layer) if one.HasField("layer") else None} for one in found
+    ]
+    result = {"name": name, "revisions": revisions}
+    emit(output, result, lambda: history_table(result))
+
+
 def _print(given: experiment_pb2.ExperimentSet, layers: list[experiment_pb2.Layer], output: Format) -> None:
     result = {"layers": [_plain(layer, given) for layer in layers]}
 
@@ -107,10 +127,15 @@ def _plain(layer: experiment_pb2.Layer, given: experiment_pb2.ExperimentSet) -> 
         for other in given.layers
         if other.within.layer == layer.name
     ]
+    return _definition(layer) | {
+        "slices": sorted(slices, key=lambda one: one["start"]),
+    }
+
+
+def _definition(layer: experiment_pb2.Layer) -> dict[str, Any]:
     return {
         "name": layer.name,
         "salt": layer.salt,
         "revision": layer.revision,
         "within": plain_slice(layer.within) if layer.HasField("within") else None,
-        "slices": sorted(slices, key=lambda one: one["start"]),
     }

@@ -54,7 +54,7 @@ def stale(connection: Connection, name: str, base_revision: int) -> Aborted:
     base = rows.revisions_before(connection, name, base_revision + 1, 1)
     if not base or base[0].revision != base_revision or base_revision > newest.revision:
         return Aborted("base_revision", f"{told}: look at it and try again")
-    before, after = base[0].experiment, newest.experiment
+    before, after = base[0].after, newest.after
     if before is None or after is None:
         changes = ["deleted" if after is None else "created again"]
     else:

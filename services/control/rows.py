@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Generic, Literal, TypeVar
 
 from sqlalchemy import Connection, Table, delete, insert, select, update
 
@@ -24,12 +24,15 @@ from services.runtime.experiment_set import ExperimentSet
 Kind = Literal["experiment", "layer"]
 
 
+T = TypeVar("T", Experiment, Layer)
+
+
 @dataclass(frozen=True, slots=True)
-class Revision:
-    """One entry of an experiment's history; `experiment` is None for its deletion."""
+class Revision(Generic[T]):
+    """One entry of the history of an experiment or a layer; `after` is None for its deletion."""
 
     revision: int
-    experiment: Experiment | None
+    after: T | None
     who: str
     at_us: int
     why: str
@@ -79,11 +82,16 @@ def newest_of(connection: Connection, kind: Kind, name: str) -> Newest:
     return Newest() if row is None else Newest(row[0], row[1], bool(row[2]))
 
 
-def revisions_before(connection: Connection, name: str, before: int, limit: int) -> list[Revision]:
+def revisions_before(connection: Connection, name: str, before: int, limit: int) -> list[Revision[Experiment]]:
     """Gives an experiment's revisions under `before`, newest first."""
-    columns = EXPERIMENT_REVISIONS.c
-    query = select(EXPERIMENT_REVISIONS).where(columns.name == name, columns.revision < before)
-    return [_revision(row) for row in connection.execute(query.order_by(columns.revision.desc()).limit(limit))]
+    found = _page(connection, EXPERIMENT_REVISIONS, name, before, limit)
+    return [_revision(row, Experiment.from_canonical) for row in found]
+
+
+def layer_revisions_before(connection: Connection, name: str, before: int, limit: int) -> list[Revision[Layer]]:
+    """Gives a layer's revisions under `before`, newest first."""
+    found = _page(connection, LAYER_REVISIONS, name, before, limit)
+    return [_revision(row, Layer.model_validate_json) for row in found]
 
 
 def write_plan(connection: Connection, plan: Plan, version: int, at_us: int) -> None:
@@ -142,7 +150,12 @@ def _write_newest(
         connection.execute(insert(things).values(name=change.name, **values))
 
 
-def _revision(row: Any) -> Revision:
+def _page(connection: Connection, table: Table, name: str, before: int, limit: int) -> Sequence[Any]:
+    query = select(table).where(table.c.name == name, table.c.revision < before)
+    return connection.execute(query.order_by(table.c.revision.desc()).limit(limit)).all()
+
+
+def _revision(row: Any, read: Callable[[str], T]) -> Revision[T]:
     changes: Sequence[str] = json.loads(row.changes)
-    experiment = None if row.definition is None else Experiment.from_canonical(row.definition)
-    return Revision(row.revision, experiment, row.who, row.at_us, row.why, tuple(changes))
+    after = None if row.definition is None else read(row.definition)
+    return Revision(row.revision, after, row.who, row.at_us, row.why, tuple(changes))

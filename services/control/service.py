@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
-from typing import Final
+from typing import Any, Final
 
 from services.control.fitting import Ready, Serving
 from services.control.metrics import ControlMetrics
@@ -16,7 +16,7 @@ from services.control.strategies import describe_strategies
 from services.control.watching import Watching
 from services.runtime.call import Call
 from services.runtime.errors import InvalidArgument, NotFound
-from services.runtime.experiment import Experiment
+from services.runtime.experiment import Experiment, Layer
 from services.runtime.experiment_messages import experiment_to_message, layer_to_message
 from services.runtime.experiment_set import ExperimentSet
 from services.runtime.identifiers import check_decision_id, check_text
@@ -99,14 +99,27 @@ class ExperimentService(Steering):
             InvalidArgument: a field is over its bound.
             NotFound: there never was one of that name.
         """
-        check_text("name", request.name)
-        if request.before_revision < 0:
-            raise InvalidArgument("before_revision", "before_revision must be at least 0")
-        if not 0 <= request.limit <= MAX_PAGE:
-            raise InvalidArgument("limit", f"limit must be 1 to {MAX_PAGE}, or 0 for {_PAGE}")
-        limit = request.limit or _PAGE
-        found = await in_time(self._store.history(request.name, request.before_revision, limit), call)
-        return experiment_pb2.ListRevisionsResponse(revisions=[_revision_message(one) for one in found])
+        history = self._store.history(request.name, request.before_revision, _page_limit(request))
+        found = await in_time(history, call)
+        reply = experiment_pb2.ListRevisionsResponse()
+        for one in found:
+            message = reply.revisions.add(**_told(one))
+            if one.after is not None:
+                message.experiment.CopyFrom(experiment_to_message(one.after))
+        return reply
+
+    async def list_layer_revisions(
+        self, request: experiment_pb2.ListLayerRevisionsRequest, call: Call
+    ) -> experiment_pb2.ListLayerRevisionsResponse:
+        """Gives a page of a layer's history, newest first; raises as `list_revisions` does."""
+        history = self._store.layer_history(request.name, request.before_revision, _page_limit(request))
+        found = await in_time(history, call)
+        reply = experiment_pb2.ListLayerRevisionsResponse()
+        for one in found:
+            message = reply.revisions.add(**_told(one))
+            if one.after is not None:
+                message.layer.CopyFrom(layer_to_message(request.name, one.after, revision=one.revision))
+        return reply
 
     async def decide(self, request: experiment_pb2.DecideRequest, call: Call) -> experiment_pb2.DecideResponse:
         """Tells which arm a unit would get, and why; changes and records nothing.
@@ -163,14 +176,21 @@ class ExperimentService(Steering):
         return self._watching.watch(requests, call)
 
 
-def _revision_message(revision: Revision) -> experiment_pb2.ExperimentRevision:
-    message = experiment_pb2.ExperimentRevision(
-        revision=revision.revision,
-        who=revision.who,
-        at_unix_us=revision.at_us,
-        why=revision.why,
-        changes=revision.changes,
-    )
-    if revision.experiment is not None:
-        message.experiment.CopyFrom(experiment_to_message(revision.experiment))
-    return message
+def _page_limit(request: experiment_pb2.ListRevisionsRequest | experiment_pb2.ListLayerRevisionsRequest) -> int:
+    """Checks which page of a history is asked for, and gives how many revisions it has at most."""
+    check_text("name", request.name)
+    if request.before_revision < 0:
+        raise InvalidArgument("before_revision", "before_revision must be at least 0")
+    if not 0 <= request.limit <= MAX_PAGE:
+        raise InvalidArgument("limit", f"limit must be 1 to {MAX_PAGE}, or 0 for {_PAGE}")
+    return request.limit or _PAGE
+
+
+def _told(revision: Revision[Experiment] | Revision[Layer]) -> dict[str, Any]:
+    return {
+        "revision": revision.revision,
+        "who": revision.who,
+        "at_unix_us": revision.at_us,
+        "why": revision.why,
+        "changes": revision.changes,
+    }

@@ -118,7 +118,7 @@ class ExperimentStore:
                 raise unknown(name)
             if history[0].revision != base_revision:
                 raise stale(connection, name, base_revision)
-            before = history[1].experiment if len(history) > 1 else None
+            before = history[1].after if len(history) > 1 else None
             if before is None:
                 sentence = f"nothing ran as {name!r} before its newest change: delete it instead"
                 raise FailedPrecondition("name", sentence)
@@ -182,7 +182,7 @@ class ExperimentStore:
 
         return (await self._commit(plan, Author(FILE, ""), misfit(""))).plan
 
-    async def history(self, name: str, before: int, limit: int) -> list[Revision]:
+    async def history(self, name: str, before: int, limit: int) -> list[Revision[Experiment]]:
         """Gives a page of an experiment's history, newest first, also of a deleted one.
 
         Raises:
@@ -191,6 +191,17 @@ class ExperimentStore:
         found = await self._database.read(rows.revisions_before, name, before or _NEWEST, limit)
         if not found and not await self._database.read(rows.revisions_before, name, _NEWEST, 1):
             raise unknown(name)
+        return found
+
+    async def layer_history(self, name: str, before: int, limit: int) -> list[Revision[Layer]]:
+        """Gives a page of a layer's history, newest first, also of a deleted one.
+
+        Raises:
+            NotFound: there never was one of that name.
+        """
+        found = await self._database.read(rows.layer_revisions_before, name, before or _NEWEST, limit)
+        if not found and not await self._database.read(rows.layer_revisions_before, name, _NEWEST, 1):
+            raise NotFound("name", f"there is no layer {name[:64]!r}, and there never was")
         return found
 
     async def refresh(self) -> None:

@@ -152,7 +152,19 @@ async def test_layers_keep_experiments_apart(tmp_path: Path, url: str, capsys: p
         assert (code, "is within itself" in err) == (main.WRONG_INPUT, True)
         code, _, err = await run("layers", "delete", "ui")
         assert (code, "'ui' is used by" in err) == (main.FAILED, True)
-        await ask("layers", "delete", "inner")
+        await ask("layers", "delete", "inner", "--why", "of no use")
+        told = (await ask("layers", "history", "inner"))["revisions"]
+        assert [(one["revision"], one["changes"], one["why"]) for one in told] == [
+            (2, ["deleted"], "of no use"),
+            (1, ["created"], ""),
+        ]
+        assert (told[0]["layer"], told[1]["layer"]["within"]["layer"]) == (None, "ui")
+        await ask("layers", "set", "ui", "--salt", "t", "--why", "dealt anew")
+        _, out, _ = await run("layers", "history", "ui", "--limit", "1")
+        assert "salt: changed, all units are dealt anew" in out
+        assert "created" not in out
+        code, _, err = await run("layers", "history", "never")
+        assert (code, err) == (main.WRONG_INPUT, "turnout: there is no layer 'never', and there never was\n")
         _, out, _ = await run("layers", "list")
         assert "0 to 999: first" in out
 

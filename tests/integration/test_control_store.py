@@ -237,7 +237,7 @@ class Machine(RuleBasedStateMachine):
         """Every revision is there, newest first, with its definition and its author."""
         for name, entries in self.history.items():
             found = self.do(self.store.history(name, 0, 1000))
-            told = [(one.revision, one.experiment, one.who) for one in found]
+            told = [(one.revision, one.after, one.who) for one in found]
             assert told == [(entry.revision, entry.definition, entry.who) for entry in reversed(entries)]
             assert all(one.changes for one in found)
 
@@ -346,6 +346,15 @@ async def test_layers_make_no_cycle_and_stay_while_they_are_used(database_url: s
         with pytest.raises(NotFound):
             await store.delete_layer("outer", 2, ADA)
         assert await store.set_layer("outer", Layer(salt="again"), 0, ADA) == 3
+        told = await store.layer_history("outer", 0, 10)
+        assert [(one.revision, one.after and one.after.salt, one.who) for one in told] == [
+            (3, "again", ADA.who),
+            (2, None, ADA.who),
+            (1, "s", ADA.who),
+        ]
+        assert [one.revision for one in await store.layer_history("outer", 3, 1)] == [2]
+        with pytest.raises(NotFound, match="there never was"):
+            await store.layer_history("never", 0, 10)
         assert store.state.layer_revisions == {"outer": 3}
 
 

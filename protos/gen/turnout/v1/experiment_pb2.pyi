@@ -1409,6 +1409,106 @@ class DeleteLayerResponse(_message.Message):
 Global___DeleteLayerResponse: _TypeAlias = DeleteLayerResponse  # noqa: Y015
 
 @_typing.final
+class ListLayerRevisionsRequest(_message.Message):
+    """Asks for the history of a layer."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    BEFORE_REVISION_FIELD_NUMBER: _builtins.int
+    LIMIT_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """Layer's name; also one that was deleted."""
+    before_revision: _builtins.int
+    """Only revisions before this one; 0 means from the newest on."""
+    limit: _builtins.int
+    """At most this many, 1 to 1 000; 0 means 50."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        before_revision: _builtins.int = ...,
+        limit: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["before_revision", b"before_revision", "limit", b"limit", "name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListLayerRevisionsRequest: _TypeAlias = ListLayerRevisionsRequest  # noqa: Y015
+
+@_typing.final
+class ListLayerRevisionsResponse(_message.Message):
+    """A page of a layer's history."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REVISIONS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def revisions(self) -> _containers.RepeatedCompositeFieldContainer[Global___LayerRevision]:
+        """Revisions, newest first."""
+
+    def __init__(
+        self,
+        *,
+        revisions: _abc.Iterable[Global___LayerRevision] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["revisions", b"revisions"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListLayerRevisionsResponse: _TypeAlias = ListLayerRevisionsResponse  # noqa: Y015
+
+@_typing.final
+class LayerRevision(_message.Message):
+    """One change of a layer."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LAYER_FIELD_NUMBER: _builtins.int
+    REVISION_FIELD_NUMBER: _builtins.int
+    WHO_FIELD_NUMBER: _builtins.int
+    AT_UNIX_US_FIELD_NUMBER: _builtins.int
+    WHY_FIELD_NUMBER: _builtins.int
+    CHANGES_FIELD_NUMBER: _builtins.int
+    revision: _builtins.int
+    """Its revision."""
+    who: _builtins.str
+    """Who made the change: the operator's name, or "turnout.yaml"."""
+    at_unix_us: _builtins.int
+    """When, in microseconds since 1970-01-01T00:00Z."""
+    why: _builtins.str
+    """Why, as the operator said."""
+    @_builtins.property
+    def layer(self) -> Global___Layer:
+        """The layer as it was from then on; absent for its deletion."""
+
+    @_builtins.property
+    def changes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """What changed, one sentence a difference."""
+
+    def __init__(
+        self,
+        *,
+        layer: Global___Layer | None = ...,
+        revision: _builtins.int = ...,
+        who: _builtins.str = ...,
+        at_unix_us: _builtins.int = ...,
+        why: _builtins.str = ...,
+        changes: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["layer", b"layer"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["at_unix_us", b"at_unix_us", "changes", b"changes", "layer", b"layer", "revision", b"revision", "who", b"who", "why", b"why"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LayerRevision: _TypeAlias = LayerRevision  # noqa: Y015
+
+@_typing.final
 class DecideRequest(_message.Message):
     """Asks which arm a unit would get."""
 

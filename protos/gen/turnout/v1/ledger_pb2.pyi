@@ -796,6 +796,7 @@ class ArmSummary(_message.Message):
     OUTCOME_MEAN_FIELD_NUMBER: _builtins.int
     P50_MS_FIELD_NUMBER: _builtins.int
     P99_MS_FIELD_NUMBER: _builtins.int
+    MEAN_ABSOLUTE_ERROR_FIELD_NUMBER: _builtins.int
     arm: _builtins.str
     """Arm's name."""
     assigned: _builtins.int
@@ -810,6 +811,8 @@ class ArmSummary(_message.Message):
     """Median time to answer, in milliseconds, its rank within 1.65 %; absent without decisions."""
     p99_ms: _builtins.float
     """99th percentile of the time to answer, in milliseconds, its rank within 1.65 %; absent without decisions."""
+    mean_absolute_error: _builtins.float
+    """Mean of |answer - outcome| over the decisions with an outcome, whoever answered; absent without any."""
     @_builtins.property
     def fallbacks(self) -> _containers.RepeatedCompositeFieldContainer[Global___FallbackCount]:
         """Decisions that the rules answered instead, by reason."""
@@ -825,17 +828,22 @@ class ArmSummary(_message.Message):
         outcome_mean: _builtins.float | None = ...,
         p50_ms: _builtins.float | None = ...,
         p99_ms: _builtins.float | None = ...,
+        mean_absolute_error: _builtins.float | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_outcome_mean", b"_outcome_mean", "_p50_ms", b"_p50_ms", "_p99_ms", b"_p99_ms", "outcome_mean", b"outcome_mean", "p50_ms", b"p50_ms", "p99_ms", b"p99_ms"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_mean_absolute_error", b"_mean_absolute_error", "_outcome_mean", b"_outcome_mean", "_p50_ms", b"_p50_ms", "_p99_ms", b"_p99_ms", "mean_absolute_error", b"mean_absolute_error", "outcome_mean", b"outcome_mean", "p50_ms", b"p50_ms", "p99_ms", b"p99_ms"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_outcome_mean", b"_outcome_mean", "_p50_ms", b"_p50_ms", "_p99_ms", b"_p99_ms", "arm", b"arm", "assigned", b"assigned", "fallbacks", b"fallbacks", "outcome_mean", b"outcome_mean", "outcomes", b"outcomes", "p50_ms", b"p50_ms", "p99_ms", b"p99_ms", "served", b"served"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_mean_absolute_error", b"_mean_absolute_error", "_outcome_mean", b"_outcome_mean", "_p50_ms", b"_p50_ms", "_p99_ms", b"_p99_ms", "arm", b"arm", "assigned", b"assigned", "fallbacks", b"fallbacks", "mean_absolute_error", b"mean_absolute_error", "outcome_mean", b"outcome_mean", "outcomes", b"outcomes", "p50_ms", b"p50_ms", "p99_ms", b"p99_ms", "served", b"served"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__mean_absolute_error: _TypeAlias = _typing.Literal["mean_absolute_error"]  # noqa: Y015
+    _WhichOneofArgType__mean_absolute_error: _TypeAlias = _typing.Literal["_mean_absolute_error", b"_mean_absolute_error"]  # noqa: Y015
     _WhichOneofReturnType__outcome_mean: _TypeAlias = _typing.Literal["outcome_mean"]  # noqa: Y015
     _WhichOneofArgType__outcome_mean: _TypeAlias = _typing.Literal["_outcome_mean", b"_outcome_mean"]  # noqa: Y015
     _WhichOneofReturnType__p50_ms: _TypeAlias = _typing.Literal["p50_ms"]  # noqa: Y015
     _WhichOneofArgType__p50_ms: _TypeAlias = _typing.Literal["_p50_ms", b"_p50_ms"]  # noqa: Y015
     _WhichOneofReturnType__p99_ms: _TypeAlias = _typing.Literal["p99_ms"]  # noqa: Y015
     _WhichOneofArgType__p99_ms: _TypeAlias = _typing.Literal["_p99_ms", b"_p99_ms"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__mean_absolute_error) -> _WhichOneofReturnType__mean_absolute_error | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__outcome_mean) -> _WhichOneofReturnType__outcome_mean | None: ...
     @_typing.overload
