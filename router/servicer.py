@@ -10,7 +10,7 @@ import structlog
 
 from router.attributes import attributes_for
 from router.batching import MAX_ROWS, Batches
-from router.deciding import NO_ATTRIBUTES, Decider, Prepared, groups
+from router.deciding import Decider, Prepared, groups
 from router.explaining import explain
 from router.metrics import RouterMetrics
 from router.outcomes import Outcomes
@@ -76,7 +76,7 @@ class PredictionService:
         route = self._decider.table.route(request.family)
         quota.admit(request.rows, critical=route.critical)
         with quota:
-            attributes = attributes_for(route, NO_ATTRIBUTES, call)
+            attributes = attributes_for(route, request.attributes, call)
             batch = self._batches.prepare(request, route, attributes, tenant=call.tenant, time_left=call.time_left())
             self._batches.admit(batch)
             return await self._batches.answer(batch)

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Callable
 from typing import Any
 
+import grpc
 import pytest
 
 from inference import open_inference_pb2 as oip
@@ -92,6 +93,34 @@ async def test_metadata_of_the_call_steer_by_every_way(way: str) -> None:
             told = [dict(decision.attributes) for decision in p.decisions()]
             assert told[0] == {"channel": "beta"}
             assert told[-1] == {}
+
+
+async def test_attributes_of_a_batch_are_those_of_a_single_call() -> None:
+    """They stand before the call's metadata, hold for all rows, are recorded with each, and have the same bounds."""
+    numbers = {name: prediction_pb2.NumberColumn(values=[value, value]) for name, value in ROW.items()}
+    numbers["severity"] = prediction_pb2.NumberColumn(values=[4.0, 3.0])
+    request = prediction_pb2.PredictBatchRequest(family="dispatch", rows=2, numbers=numbers)
+    async with platform(experiments=EXPERIMENTS) as p:
+
+        async def asked(**attributes: str) -> list[str]:
+            request.ClearField("attributes")
+            request.attributes.update(attributes)
+            reply = await p.call("PredictBatch", request, metadata=METADATA)
+            return [reply.shared[place].assignment.experiment for place in reply.shared_places]
+
+        assert await asked(channel="web") == ["rest", "rest"]
+        assert await asked(channel="beta") == ["beta", "rest"]
+        assert await asked(unheeded="1") == ["beta", "rest"]
+        told = [dict(decision.attributes) for decision in p.decisions()]
+        assert told == [{"channel": "web"}] * 2 + [{"channel": "beta"}] * 4
+        for attributes, saying in (
+            ({str(number): "" for number in range(33)}, "attributes must be at most 32, not 33"),
+            ({"channel": "x" * 1025}, "attribute 'channel' must be at most 1024 characters"),
+        ):
+            with pytest.raises(grpc.aio.AioRpcError) as refused:
+                await asked(**attributes)
+            assert refused.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+            assert saying in (refused.value.details() or "")
 
 
 async def test_parameters_of_the_open_protocol_are_attributes() -> None:

@@ -568,6 +568,26 @@ class PredictBatchRequest(_message.Message):
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 
+    @_typing.final
+    class AttributesEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     FAMILY_FIELD_NUMBER: _builtins.int
     ROWS_FIELD_NUMBER: _builtins.int
     DECISION_IDS_FIELD_NUMBER: _builtins.int
@@ -576,6 +596,7 @@ class PredictBatchRequest(_message.Message):
     NUMBERS_FIELD_NUMBER: _builtins.int
     CATEGORIES_FIELD_NUMBER: _builtins.int
     FLAGS_FIELD_NUMBER: _builtins.int
+    ATTRIBUTES_FIELD_NUMBER: _builtins.int
     family: _builtins.str
     """Prediction problem."""
     rows: _builtins.int
@@ -604,6 +625,12 @@ class PredictBatchRequest(_message.Message):
     def flags(self) -> _containers.MessageMap[_builtins.str, Global___FlagColumn]:
         """Boolean features by name."""
 
+    @_builtins.property
+    def attributes(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """What targeting rules may look at, as in PredictRequest; of all rows alike, as the call's own metadata are. Rows that
+        differ in it belong in batches of their own.
+        """
+
     def __init__(
         self,
         *,
@@ -615,10 +642,11 @@ class PredictBatchRequest(_message.Message):
         numbers: _abc.Mapping[_builtins.str, Global___NumberColumn] | None = ...,
         categories: _abc.Mapping[_builtins.str, Global___CategoryColumn] | None = ...,
         flags: _abc.Mapping[_builtins.str, Global___FlagColumn] | None = ...,
+        attributes: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["categories", b"categories", "decision_ids", b"decision_ids", "family", b"family", "flags", b"flags", "numbers", b"numbers", "regions", b"regions", "rows", b"rows", "unit_ids", b"unit_ids"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attributes", b"attributes", "categories", b"categories", "decision_ids", b"decision_ids", "family", b"family", "flags", b"flags", "numbers", b"numbers", "regions", b"regions", "rows", b"rows", "unit_ids", b"unit_ids"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
