@@ -45,6 +45,8 @@ class FamilySeen:
 
     family: str
     window_us: tuple[int, int]
+    look: int = 1
+    """Number of this look among those at which there was anything, from 1: its share of the false-alarm rate."""
     ever: bool = True
     """Whether the ledger has, or had, any decision of it."""
     arms: tuple[ArmTraffic, ...] = ()

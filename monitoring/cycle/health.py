@@ -117,8 +117,27 @@ def family_parts(
     seen: FamilySeen, conditions: Sequence[Condition], platform: Platform, limits: ThresholdValues
 ) -> tuple[Part, Part, Part]:
     """Judges model, predictions and fallback of a family from its conditions and its traffic."""
-    own = [one for one in conditions if one.labels.get("family") == seen.family and one.verdict is Verdict.HOLDS]
+    own = _held(conditions, seen.family)
     return _model(seen.family, own, platform), _predictions(seen, own, limits), _fallback(seen, own, limits)
+
+
+def parts_without_traffic(
+    last: Sequence[Part], models: Sequence[Condition], before: Sequence[Condition], platform: Platform
+) -> list[Part]:
+    """Judges families when the ledger cannot be read: models by what routers tell, the rest stands as it was.
+
+    Args:
+        last: parts of the cycle before.
+        models: conditions of models, as they are now.
+        before: conditions of the last cycle that could read.
+        platform: what runs now.
+    """
+    told = {one.type for one in models}
+    conditions = [*models, *(one for one in before if one.type not in told)]
+    families = {part.family for part in last if part.family} | set(platform.families)
+    parts = [_model(name, _held(conditions, name), platform) for name in sorted(families)]
+    parts += [part for part in last if part.family and part.dimension is not Dimension.MODEL]
+    return sorted(parts, key=lambda part: part.family)
 
 
 def platform_parts(parts: Iterable[Part]) -> tuple[Part, ...]:
@@ -135,6 +154,10 @@ def platform_parts(parts: Iterable[Part]) -> tuple[Part, ...]:
         )
         found.append(_part(dimension, "", reasons, numbers))
     return tuple(found)
+
+
+def _held(conditions: Sequence[Condition], family: str) -> list[Condition]:
+    return [one for one in conditions if one.labels.get("family") == family and one.verdict is Verdict.HOLDS]
 
 
 def _model(family: str, own: Sequence[Condition], platform: Platform) -> Part:

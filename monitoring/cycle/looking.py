@@ -134,11 +134,13 @@ def look(
     # A look at nothing can find nothing: it takes no share of the false-alarm rate.
     looks = memory.looks.get(family.name, 0) + bool(arms or labelled)
     thresholds = thresholds_of(family, settings, WINDOWS_SHARE)
-    findings = judge_rates(family, arms, limits_of(family, settings), thresholds, window, max(looks, 1))
+    number = max(looks, 1)
+    findings = judge_rates(family, arms, limits_of(family, settings), thresholds, window, number)
     compared, references = _features(connection, family, thresholds, memory, now_us)
     seen = FamilySeen(
         family=family.name,
         window_us=window,
+        look=number,
         ever=bool(labelled)
         or connection.scalar(select(CELLS.c.cell).where(CELLS.c.family == family.name).limit(1)) is not None,
         arms=arms,

@@ -16,13 +16,12 @@ from bentos.family import Family
 from monitoring.alerting import Alerting
 from monitoring.alerts.conditions import Condition
 from monitoring.cycle import health, judging, looking
+from monitoring.cycle.conditions import declared_families, model_conditions, traffic_conditions
 from monitoring.cycle.findings import FamilySeen, Finding
 from monitoring.cycle.health import DatabaseSeen, Health
 from monitoring.cycle.itself import own_conditions
-from monitoring.cycle.limits import RATIO_SHARE, WINDOWS_SHARE, limits_of
-from monitoring.cycle.monitors import Monitors, Watch
+from monitoring.cycle.monitors import Monitors
 from monitoring.cycle.platform import Platform
-from monitoring.cycle.ratio import Mismatch, mismatch
 from monitoring.cycle.telling import log_health, tell_metrics
 from monitoring.metrics import MonitoringMetrics
 from services.runtime.database import Database
@@ -45,6 +44,20 @@ class Report:
     findings: tuple[Finding, ...] = ()
     conditions: tuple[Condition, ...] = ()
     at_us: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """What one cycle found."""
+
+    conditions: tuple[Condition, ...] = ()
+    parts: tuple[health.Part, ...] = ()
+    """Health of the families."""
+    seen: tuple[FamilySeen, ...] = ()
+    bytes: int = 0
+    """Size of the database."""
+    failure: str = ""
+    """Why it is not whole; empty when it is."""
 
 
 class Cycle:
@@ -93,38 +106,22 @@ class Cycle:
         """Runs one cycle now; what fails is told in the log, in the health and as an alert, and never raised."""
         began, settings = self._clock(), self.settings
         writable = await self.feed()
-        seen: list[FamilySeen] = []
-        watched, size, failure = Watch(), 0, ""
-        try:
-            async with asyncio.timeout(self._answer_seconds):
-                watched = await self.database.exclusively(lambda: self.monitors.watch(self.database))
-            async with asyncio.timeout(self._answer_seconds):
-                seen, size = await self._look(settings)
-        except TurnoutError as error:
-            failure = error.message
-        except TimeoutError:
-            failure = f"the database did not answer within {self._answer_seconds:g} s"
-        except Exception as error:  # noqa: BLE001 - the next cycle may work, and nobody else would notice
-            failure = f"{type(error).__name__}: {error}"
-            _log.exception("check cycle failed")
-        readable = not failure
-        if readable:
+        found = await self._find(settings)
+        if not found.failure:
             writable = await self._save() and writable
         database = DatabaseSeen(
-            readable=readable,
+            readable=not found.failure,
             writable=writable,
             seconds=self._clock() - began,
-            bytes=size,
+            bytes=found.bytes,
             alerts_wait=self.alerting.engine.waiting_for_database,
             unwatched=self.monitors.unwatched,
         )
-        conditions = self._judge(seen, watched, settings) if readable else []
-        await self.alerting.engine.observe(
-            [*conditions, *own_conditions(database, failure, self.settings.cycle_seconds)]
-        )
-        self._conclude(seen, conditions, database, settings, began)
-        if failure:
-            _log.error("check cycle failed; the next one tries again", reason=failure)
+        own = own_conditions(database, found.failure, self.settings.cycle_seconds)
+        await self.alerting.engine.observe([*found.conditions, *own])
+        self._conclude(found, database, began)
+        if found.failure:
+            _log.error("check cycle failed; the next one tries again", reason=found.failure)
         return self.health
 
     async def feed(self) -> bool:
@@ -165,9 +162,35 @@ class Cycle:
         """Gives the seconds from the beginning of the last cycle to that of the next."""
         return min(float(self.settings.cycle_seconds), FIRST_SECONDS * 2.0 ** min(max(self._cycles - 1, 0), 30))
 
-    async def _look(self, settings: MonitoringSettings) -> tuple[list[FamilySeen], int]:
-        names = self.platform().families
-        families = [family for name in names if (family := self.families(name)) is not None]
+    async def _find(self, settings: MonitoringSettings) -> _Found:
+        """Looks and judges; what fails is told, and what needs no database is judged all the same."""
+        found = _Found(parts=tuple(part for part in self.health.parts if part.family))
+        try:
+            platform, now_us = self.platform(), self._now_us()
+            declared = declared_families(platform.families, self.families, settings)
+            models = model_conditions(platform, declared, now_us)
+            parts = health.parts_without_traffic(self.health.parts, models, self.report.conditions, platform)
+            found = _Found(tuple(models), tuple(parts))
+            async with asyncio.timeout(self._answer_seconds):
+                watched = await self.database.exclusively(lambda: self.monitors.watch(self.database))
+            async with asyncio.timeout(self._answer_seconds):
+                seen, size = await self._look([one.family for one in declared.values()], settings)
+            online = judging.online_findings(watched.standings, now_us)
+            findings = [*online, *(finding for one in seen for finding in one.findings)]
+            traffic = traffic_conditions(seen, findings, platform.splits, watched.arrivals, declared)
+            conditions = (*traffic, *models)
+            self.report = Report(tuple(findings), conditions, now_us)
+            judged = [health.family_parts(one, conditions, platform, declared[one.family].limits) for one in seen]
+            return _Found(conditions, tuple(part for three in judged for part in three), tuple(seen), size)
+        except TurnoutError as error:
+            return replace(found, failure=error.message)
+        except TimeoutError:
+            return replace(found, failure=f"the database did not answer within {self._answer_seconds:g} s")
+        except Exception as error:  # noqa: BLE001 - the next cycle may work, and nobody else would notice
+            _log.exception("check cycle failed")
+            return replace(found, failure=f"{type(error).__name__}: {error}")
+
+    async def _look(self, families: list[Family], settings: MonitoringSettings) -> tuple[list[FamilySeen], int]:
         now_us = self._now_us()
 
         def read(connection: Connection) -> tuple[list[FamilySeen], looking.Memory, int]:
@@ -191,65 +214,17 @@ class Cycle:
             return False
         return True
 
-    def _judge(self, seen: list[FamilySeen], watched: Watch, settings: MonitoringSettings) -> list[Condition]:
-        assert self._memory is not None
-        looks, platform, now_us = judging.Looks(), self.platform(), self._now_us()
-        online = judging.online_findings(watched.standings, now_us)
-        findings = [*online, *(finding for one in seen for finding in one.findings)]
-        judging.judge_drift(looks, findings)
-        declared = {name: family for one in seen if (family := self.families(name := one.family)) is not None}
-        limits = {name: limits_of(family, settings) for name, family in declared.items()}
-        for one in seen:
-            alpha = limits[one.family].false_alarm_rate * WINDOWS_SHARE
-            number = max(self._memory.looks[one.family], 1)
-            judging.judge_quality(looks, declared[one.family], one, limits[one.family], look=number, alpha=alpha)
-        ratios = self._ratios(platform, watched)
-        alphas = {name: one.false_alarm_rate * RATIO_SHARE for name, one in limits.items()}
-        judging.judge_ratios(looks, ratios, alphas, {name: one.min_decisions for name, one in limits.items()})
-        known = replace(platform, served=tuple(one for one in platform.served if one.family in limits))
-        judging.judge_models(looks, known, {name: one.stale_days for name, one in limits.items()}, now_us)
-        conditions = looks.conditions()
-        self.report = Report(tuple(findings), tuple(conditions), now_us)
-        return conditions
-
-    def _ratios(self, platform: Platform, watched: Watch) -> dict[tuple[str, str], Mismatch]:
-        found = {}
-        for split in platform.splits:
-            counted = watched.arrivals.get((split.family, split.experiment))
-            if counted is None or split.weights is None or counted[0] != split.revision:
-                continue
-            result = mismatch(counted[1], split.weights)
-            if result is not None and self.families(split.family) is not None:
-                found[split.family, split.experiment] = result
-        return found
-
-    def _conclude(
-        self,
-        seen: list[FamilySeen],
-        conditions: list[Condition],
-        database: DatabaseSeen,
-        settings: MonitoringSettings,
-        began: float,
-    ) -> None:
-        platform = self.platform()
-        parts: list[health.Part] = []
-        for one in seen:
-            family = self.families(one.family)
-            assert family is not None
-            parts += health.family_parts(one, conditions, platform, limits_of(family, settings))
-        if not seen:
-            # Nothing was seen: what the last cycle found of models and answers stands, and the database says why.
-            parts = [part for part in self.health.parts if part.family]
+    def _conclude(self, found: _Found, database: DatabaseSeen, began: float) -> None:
         seconds, now_us = self._clock() - began, self._now_us()
         self._cycles += 1
         self.health = Health(
-            (health.database_part(database), *health.platform_parts(parts), *parts),
+            (health.database_part(database), *health.platform_parts(found.parts), *found.parts),
             now_us,
             now_us + max(0, int((self._pause() - seconds) * 1e6)),
             seconds,
         )
         log_health(self.health)
-        tell_metrics(self._metrics, self.health, seen, self.report, done=database.readable)
+        tell_metrics(self._metrics, self.health, found.seen, self.report, done=database.readable)
 
 
 def database_bytes(connection: Connection) -> int:

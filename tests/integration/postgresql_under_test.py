@@ -5,9 +5,11 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import tempfile
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -45,8 +47,46 @@ class PostgreSQL:
         """Stops the server at once, as a failing machine would: sessions are broken off."""
         self._control("stop", "-w", "-m", "immediate")
 
+    def kill(self) -> None:
+        """Kills every process of the server at once, in the middle of whatever it does; `start` recovers it."""
+        killed = self._processes()
+        for process in killed:
+            os.kill(process, signal.SIGKILL)
+        for process in killed:
+            while _runs(process):
+                time.sleep(0.01)
+        # Where nobody buries the dead, their numbers stay taken, and the next server would think that they live.
+        (self.folder / "data" / "postmaster.pid").unlink()
+        (self.folder / f".s.PGSQL.{self.port}.lock").unlink()
+
+    @contextlib.contextmanager
+    def frozen(self) -> Iterator[None]:
+        """Stops every process of the server, so that it takes calls and never answers, until the block ends."""
+        stopped = self._processes()
+        for process in stopped:
+            os.kill(process, signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            for process in stopped:
+                os.kill(process, signal.SIGCONT)
+
+    def _processes(self) -> list[int]:
+        """Gives the server's process, then those that it made."""
+        first = int((self.folder / "data" / "postmaster.pid").read_text().split()[0])
+        children = Path(f"/proc/{first}/task/{first}/children").read_text()
+        return [first, *map(int, children.split())]
+
     def _control(self, *arguments: str) -> None:
         _run(str(_program("pg_ctl")), "-D", str(self.folder / "data"), *arguments)
+
+
+def _runs(process: int) -> bool:
+    """Tells whether a process is there and no zombie that nobody has asked about."""
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    except FileNotFoundError:
+        return False
 
 
 def _program(name: str) -> Path | None:
