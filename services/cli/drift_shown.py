@@ -14,6 +14,7 @@ from rich.text import Text
 from services.cli.moments import ago, length, seconds_since, utc
 
 _VERDICTS: Final = {"drift": "drift", "stable": "stable", "not_enough_data": "not enough data"}
+_TINY: Final = 1e-99
 _WHY: Final = 4
 """Reasons for a missing verdict that are shown at most."""
 
@@ -110,8 +111,14 @@ def where(one: dict[str, Any]) -> str:
 
 
 def _numbers(one: dict[str, Any]) -> tuple[str, str, str, str]:
-    p_value = "–" if one["p_value"] is None else f"{one['p_value']:.1g}"
-    return f"{one['effect']:.3f}", f"{one['effect_limit']:.3g}", p_value, window(one["current"])
+    return f"{one['effect']:.3f}", f"{one['effect_limit']:.3g}", chance(one["p_value"]), window(one["current"])
+
+
+def chance(p_value: float | None) -> str:
+    """Gives a p-value in few characters: nothing is impossible."""
+    if p_value is None:
+        return "–"
+    return f"{p_value:.1g}" if p_value >= _TINY else f"<{_TINY:.0e}"
 
 
 def window(one: dict[str, Any]) -> str:

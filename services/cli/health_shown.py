@@ -53,7 +53,7 @@ def health_table(result: dict[str, Any], now: float) -> RenderableType:
         now: seconds since 1970.
     """
     parts = told(result["dimensions"])
-    return Group(*_freshness(result, now), *_dimensions(parts), *_quiet(parts, result, now), *_books(result, now))
+    return Group(*_freshness(result, now), *_dimensions(parts), *_unserved(parts, result), *_books(result, now))
 
 
 def _freshness(result: dict[str, Any], now: float) -> list[RenderableType]:
@@ -84,35 +84,23 @@ def _dimensions(parts: list[dict[str, Any]]) -> list[RenderableType]:
         whose = escape(one["family"]) or ("all families" if "families" in one["measures"] else "platform")
         table.add_row(one["dimension"], whose, state, "\n".join(numbers(one["measures"])))
     shown: list[RenderableType] = [table]
-    unwell = [one for one in parts if one["reasons"]]
-    for one in unwell:
-        title = f"{one['family'] or 'platform'}, {one['dimension']}"
+    for one in (part for part in parts if part["reasons"]):
+        state = "" if one["state"] == "healthy" else one["state"]
+        title = f"{one['family'] or 'platform'}, {one['dimension']}:"
         bullets = Table.grid(padding=(0, 1))
         for reason in one["reasons"]:
             bullets.add_row(" •", escape(reason))
-        shown += [Text.assemble(f"{title}: ", (one["state"], COLOURS.get(one["state"], "white"))), bullets]
-    if unwell:
+        shown += [Text.assemble(title, " ", (state, COLOURS.get(state, "white"))), bullets]
+    if any(one["state"] != "healthy" for one in parts):
         shown.append(Text("More: `turnout alerts list` says what fires since when, `turnout drift` what drifts."))
     return shown
 
 
-def _quiet(parts: list[dict[str, Any]], result: dict[str, Any], now: float) -> list[RenderableType]:
-    """Says that a state rests on nothing."""
-    if not result["checked_at"]:
+def _unserved(parts: list[dict[str, Any]], result: dict[str, Any]) -> list[RenderableType]:
+    """Says that there is nothing to be well or unwell."""
+    if not result["checked_at"] or any(one["family"] or one["reasons"] for one in parts):
         return []
-    if not any(one["family"] for one in parts) and not any(one["reasons"] for one in parts):
-        return [Text("No family is served yet: declare one under `families` in turnout.yaml, or run `turnout train`.")]
-    still = [
-        one["family"]
-        for one in parts
-        if one["family"] and one["dimension"] == "predictions" and not one["measures"]["decisions"]["value"]
-    ]
-    if not still:
-        return []
-    following = result["next_check"]
-    again = f"; the next check is {ago(following, now)}" if following and seconds_since(following, now) < 0 else ""
-    sentence = f"No traffic seen yet for {', '.join(still)}: predictions and fallback could not be judged{again}."
-    return [Text(sentence, style="yellow")]
+    return [Text("No family is served yet: declare one under `families` in turnout.yaml, or run `turnout train`.")]
 
 
 def _books(result: dict[str, Any], now: float) -> list[RenderableType]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -32,6 +31,7 @@ def report(
     output: FormatOption = Format.TABLE,
 ) -> None:
     """Report on a family: predictions against outcomes, distributions, drift; with --html as a page with plots."""
+    from services.cli.report_shown import report_table
     from turnout.v1 import monitoring_pb2 as pb
 
     length = seconds("--window", window)
@@ -41,38 +41,41 @@ def report(
         shapes = server.ask(pb.DistributionRequest(**asked), pb.DistributionResponse)
         drift = server.ask(pb.DriftRequest(family=family), pb.DriftResponse)
         health = server.ask(pb.HealthRequest(family=family), pb.HealthResponse)
-    result = plain(family, window, validation, shapes, drift, health)
+    result = plain(asked, window, validation, shapes, drift, health)
     if html is None:
-        emit(output, result, lambda: _table(result))
+        emit(output, result, lambda: report_table(result))
         return
     from services.cli.report_page import page
 
     html.write_text(page(result), encoding="utf-8")
     if output is not Format.TABLE:
-        emit(output, result, lambda: _table(result))
+        emit(output, result, lambda: report_table(result))
     messages().print(f"{html} written", markup=False)
 
 
 def plain(  # noqa: PLR0917 - the answers of four calls
-    family: str,
+    asked: dict[str, Any],
     window: str,
     validation: pb.ValidationResponse,
     shapes: pb.DistributionResponse,
     drift: pb.DriftResponse,
     health: pb.HealthResponse,
 ) -> dict[str, Any]:
-    """Gives a report as plain values."""
+    """Gives a report as plain values; `asked` are family, arm, tenant and window_seconds, `window` as it was typed."""
     from services.cli import drift as drift_command
     from services.cli import health as health_command
+    from services.cli.monitoring import instant
     from turnout.v1 import monitoring_pb2 as pb
 
+    until_us = validation.computed_at_unix_us
     decisions = {(one.arm, one.variant): one.window.count for one in shapes.variants}
-    variants = [_variant(one, decisions.get((one.arm, one.variant), 0)) for one in validation.variants]
+    variants = [_variant(one, decisions.get((one.arm, one.variant), 0), until_us) for one in validation.variants]
     numbers = any("mae" in one["measures"] for one in variants)
     return {
-        "family": family,
+        **asked,
         "window": window,
-        "at": datetime.fromtimestamp(validation.computed_at_unix_us / 1e6, UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        "since": instant(until_us - asked["window_seconds"] * 1_000_000),
+        "until": instant(until_us),
         "main_measure": "Mean absolute error" if numbers else "Accuracy",
         "health": health_command.plain(health, pb.LedgerStatusResponse(), ""),
         "variants": variants,
@@ -81,7 +84,7 @@ def plain(  # noqa: PLR0917 - the answers of four calls
     }
 
 
-def _variant(one: pb.VariantQuality, decisions: int) -> dict[str, Any]:
+def _variant(one: pb.VariantQuality, decisions: int, until_us: int) -> dict[str, Any]:
     from services.cli.monitoring import measures, word
     from turnout.v1 import monitoring_pb2 as pb
 
@@ -106,6 +109,7 @@ def _variant(one: pb.VariantQuality, decisions: int) -> dict[str, Any]:
         "steps": [
             {
                 "at": step.window.start_unix_us / 1e6,
+                "seconds": (min(step.window.end_unix_us, until_us) - step.window.start_unix_us) / 1e6,
                 "decisions": step.window.count,
                 "outcomes": step.outcomes,
                 "quality": step.quality if step.HasField("quality") else None,
@@ -136,31 +140,3 @@ def _shape(one: pb.VariantDistribution) -> dict[str, Any]:
         "levels": dict(sorted(one.levels.items())),
         "fallback_reasons": dict(sorted(one.fallback_reasons.items())),
     }
-
-
-def _table(result: dict[str, Any]) -> Any:
-    from rich.console import Group
-    from rich.markup import escape
-    from rich.table import Table
-
-    from services.cli.monitoring import said
-
-    table = Table(title=f"{result['family']} · last {result['window']} · {result['at']}", title_justify="left")
-    for name in ("arm", "variant", "level", "decisions", "outcomes", "measures"):
-        table.add_column(name)
-    for one in result["variants"]:
-        level = one["level"].replace("unspecified", "not enough data")
-        measured = ", ".join(f"{n.replace('_', ' ')} {m['value']:.3f}" for n, m in one["measures"].items())
-        counts = (str(one["decisions"]), str(one["outcomes"]))
-        table.add_row(escape(one["arm"]), escape(one["variant"]), level, *counts, measured or "–")
-    estimates = Table(title="decisions without outcome", title_justify="left")
-    for name in ("arm", "variant", "estimate"):
-        estimates.add_column(name)
-    for one in result["variants"]:
-        guess = one["estimate"]
-        if guess is not None:
-            text = said(guess["measures"]) if guess["valid"] else f"none: {guess['reason']}"
-            estimates.add_row(escape(one["arm"]), escape(one["variant"]), escape(text))
-    drifting = [one for one in result["findings"] if one["verdict"] == "drift"]
-    lines = [f"drift: {one['summary']}" for one in drifting] or ["no drift in the last check cycle"]
-    return Group(table, estimates, *map(escape, lines))

@@ -1,41 +1,60 @@
 """Plots of the report as inline SVG. Pure: numbers in, text out; colours come from the page's style sheet.
 
-Every plot has a title and a description for those who do not see it, and its numbers stand in a table beside it.
+Every plot has a title and a description for those who do not see it, and its numbers stand in a table beside it. The
+pictures are narrow, so that their letters stay legible where one fills a phone.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from html import escape
 from typing import Final
 
-WIDTH: Final = 560
+WIDTH: Final = 420
 HEIGHT: Final = 240
-LEFT: Final = 56
-BOTTOM: Final = 34
-TOP: Final = 14
+LEFT: Final = 48
+BOTTOM: Final = 40
+TOP: Final = 28
 RIGHT: Final = 14
 SERIES: Final = 6
 """Series colours of the style sheet; more than so many repeat, and dashes tell them apart."""
+_LABEL: Final = 150
+_ROW: Final = 24
+_LONGEST: Final = 20
+_EDGE: Final = 24
+"""A label whose middle is nearer to the picture's edge is set off from it."""
 Points = Sequence[tuple[float, float]]
+Ticks = Sequence[tuple[float, str]]
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """What a picture is called.
+
+    Args:
+        name: unique in the page; made of letters, digits and dashes.
+        title: what is shown.
+        description: the same in a sentence with the main numbers.
+    """
+
+    name: str
+    title: str
+    description: str
 
 
 class Plot:
     """One plot in linear coordinates.
 
     Args:
-        name: unique in the page; made of letters, digits and dashes.
-        title: what is shown.
-        description: the same in a sentence with the main numbers.
+        told: what it is called.
         across: (lowest, highest) of the x axis.
         up: (lowest, highest) of the y axis.
     """
 
-    def __init__(
-        self, name: str, title: str, description: str, *, across: tuple[float, float], up: tuple[float, float]
-    ) -> None:
-        self._name, self._title, self._description = name, title, description
+    def __init__(self, told: Told, *, across: tuple[float, float], up: tuple[float, float]) -> None:
+        self._told = told
         self._across, self._up = _widened(across), _widened(up)
         self._parts: list[str] = []
 
@@ -49,23 +68,16 @@ class Plot:
         low, high = self._up
         return HEIGHT - BOTTOM - (value - low) / (high - low) * (HEIGHT - TOP - BOTTOM)
 
-    def axes(self, x_label: str, y_label: str, x_ticks: Sequence[tuple[float, str]] = ()) -> Plot:
-        """Draws both axes; without `x_ticks` the x axis has round numbers."""
-        for value in _round_numbers(*self._up):
+    def axes(self, x_label: str, y_label: str, x_ticks: Ticks = ()) -> Plot:
+        """Draws both axes with their labels; without `x_ticks` the x axis has round numbers."""
+        for value in round_numbers(*self._up):
             place = self.y(value)
             self._parts.append(
                 f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{place:.1f}" y2="{place:.1f}"/>'
             )
-            self._text(LEFT - 6, place + 4, _said(value), "end")
-        for value, text in x_ticks or [(one, _said(one)) for one in _round_numbers(*self._across)]:
-            place = self.x(value)
-            # A label at the edge must not be cut off.
-            anchor = "end" if place > WIDTH - 3 * RIGHT and len(text) > 4 else "middle"
-            self._text(place, HEIGHT - BOTTOM + 16, text, anchor)
-        self._text((LEFT + WIDTH - RIGHT) / 2, HEIGHT - 3, x_label, "middle")
-        self._text(LEFT, TOP - 4, y_label, "start")
-        base = HEIGHT - BOTTOM
-        self._parts.append(f'<line class="axis" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{base}" y2="{base}"/>')
+            self._parts.append(_text(LEFT - 6, place + 4, said(value), "end"))
+        self._parts.append(_across(self.x, x_ticks or _ticks(self._across), HEIGHT - BOTTOM, x_label, HEIGHT))
+        self._parts.append(_text(4, 12, y_label, "start"))
         return self
 
     def line(self, points: Points, series: int) -> Plot:
@@ -77,12 +89,20 @@ class Plot:
             elif runs[-1]:
                 runs.append([])
         for run in runs:
-            if run:
-                path = " ".join(f"{x:.1f},{y:.1f}" for x, y in run)
-                self._parts.append(f'<polyline class="line s{series % SERIES} d{series // SERIES}" points="{path}"/>')
-                self._parts += [
-                    f'<circle class="dot s{series % SERIES}" cx="{x:.1f}" cy="{y:.1f}" r="2.5"/>' for x, y in run
-                ]
+            if len(run) > 1:
+                self._path(run, series)
+            self._parts += [
+                f'<circle class="dot s{series % SERIES}" cx="{x:.1f}" cy="{y:.1f}" r="2.5"/>' for x, y in run
+            ]
+        return self
+
+    def outline(self, bins: Iterable[tuple[float, float, float]], series: int) -> Plot:
+        """Draws the outline of a histogram: bins as (lower, upper, height), in order."""
+        corners = [(x, y) for low, high, height in bins for x, y in ((low, height), (high, height))]
+        if corners:
+            base = self._up[0]
+            whole = [(corners[0][0], base), *corners, (corners[-1][0], base)]
+            self._path([(self.x(x), self.y(y)) for x, y in whole], series)
         return self
 
     def rule(self, start: tuple[float, float], end: tuple[float, float]) -> Plot:
@@ -94,72 +114,121 @@ class Plot:
 
     def svg(self) -> str:
         """Gives the finished picture."""
-        head = (
-            f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-labelledby="{self._name}-t {self._name}-d">'
-            f'<title id="{self._name}-t">{escape(self._title)}</title>'
-            f'<desc id="{self._name}-d">{escape(self._description)}</desc>'
-        )
-        return head + "".join(self._parts) + "</svg>"
+        return _picture(self._told, HEIGHT, self._parts)
 
-    def _text(self, x: float, y: float, text: str, anchor: str) -> None:
-        self._parts.append(f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{escape(text)}</text>')
+    def _path(self, places: Points, series: int) -> None:
+        path = " ".join(f"{x:.1f},{y:.1f}" for x, y in places)
+        self._parts.append(f'<polyline class="line s{series % SERIES} d{series // SERIES}" points="{path}"/>')
 
 
-def bars(name: str, title: str, description: str, rows: Sequence[tuple[str, float, float | None, bool]]) -> str:
+def bars(told: Told, rows: Sequence[tuple[str, float, float | None, bool]]) -> str:
     """Draws horizontal bars.
 
     Args:
-        name: unique in the page.
-        title: what is shown.
-        description: the same in a sentence.
+        told: what the picture is called.
         rows: label, value, limit (a tick across the bar), and whether the bar is one to worry about.
     """
-    label, step = 190, 22
-    height = step * len(rows) + 10
-    highest = max(
-        [value for _, value, _, _ in rows] + [limit for _, _, limit, _ in rows if limit is not None], default=0
-    )
-    highest = highest or 1.0
-    room = WIDTH - label - 70
+    highest = max([0.0, *(max(value, limit or 0.0) for _, value, limit, _ in rows)]) or 1.0
+    room = WIDTH - _LABEL - 58
     parts = []
     for place, (text, value, limit, bad) in enumerate(rows):
-        y = 6 + place * step
+        y = 6 + place * _ROW
         width = max(value, 0.0) / highest * room
-        parts.append(f'<text x="{label - 8}" y="{y + 13}" text-anchor="end">{escape(_short(text))}</text>')
-        parts.append(
-            f'<rect class="{"bad" if bad else "bar"}" x="{label}" y="{y}" width="{width:.1f}" height="16" rx="2"/>'
-        )
+        parts.append(_text(_LABEL - 8, y + 13, _short(text), "end"))
+        kind = "bad" if bad else "bar"
+        parts.append(f'<rect class="{kind}" x="{_LABEL}" y="{y}" width="{width:.1f}" height="16" rx="2"/>')
         after = max(width, (limit or 0.0) / highest * room) + 6
-        parts.append(f'<text x="{label + after:.1f}" y="{y + 13}">{_said(value)}</text>')
+        parts.append(_text(_LABEL + after, y + 13, said(value), "start"))
         if limit is not None:
-            x = label + limit / highest * room
+            x = _LABEL + limit / highest * room
             parts.append(f'<line class="limit" x1="{x:.1f}" x2="{x:.1f}" y1="{y - 2}" y2="{y + 18}"/>')
-    head = (
-        f'<svg viewBox="0 0 {WIDTH} {height}" role="img" aria-labelledby="{name}-t {name}-d">'
-        f'<title id="{name}-t">{escape(title)}</title><desc id="{name}-d">{escape(description)}</desc>'
-    )
-    return head + "".join(parts) + "</svg>"
+    return _picture(told, _ROW * len(rows) + 10, parts)
 
 
-def _short(text: str) -> str:
-    return text if len(text) <= 28 else text[:27] + "…"
+def ranges(told: Told, rows: Sequence[tuple[str, Sequence[float]]], x_label: str) -> str:
+    """Draws where most of the values lie, a row each: a thin line, a thick one within it, and a dot for the middle.
+
+    Args:
+        told: what the picture is called.
+        rows: label, and five rising numbers: ends of the thin line, of the thick one, and the dot in the third place.
+        x_label: what the numbers are, with their unit.
+    """
+    highest = max([0.0, *(max(values) for _, values in rows)]) or 1.0
+
+    def x(value: float) -> float:
+        return _LABEL + value / highest * (WIDTH - _LABEL - RIGHT)
+
+    base = 8 + _ROW * len(rows)
+    parts = [_across(x, _ticks((0.0, highest), 3), base, x_label, base + BOTTOM, left=_LABEL, grid=True)]
+    for place, (text, (lowest, low, middle, high, top)) in enumerate(rows):
+        y = 18 + place * _ROW
+        parts.append(_text(_LABEL - 8, y + 4, _short(text), "end"))
+        for kind, start, end in (("thin", lowest, top), ("thick", low, high)):
+            parts.append(f'<line class="{kind}" x1="{x(start):.1f}" x2="{x(end):.1f}" y1="{y}" y2="{y}"/>')
+        parts.append(f'<circle class="middle" cx="{x(middle):.1f}" cy="{y}" r="4"/>')
+    return _picture(told, base + BOTTOM, parts)
 
 
-def _widened(span: tuple[float, float]) -> tuple[float, float]:
-    low, high = span
-    return (low, high) if high > low else (low - 0.5, low + 0.5)
-
-
-def _round_numbers(low: float, high: float) -> list[float]:
-    """Gives about five round numbers in a span."""
-    raw = (high - low) / 4
+def round_numbers(low: float, high: float, about: int = 4) -> list[float]:
+    """Gives some round numbers in a span."""
+    raw = (high - low) / about
     power = 10.0 ** math.floor(math.log10(raw))
     step = next(power * one for one in (1, 2, 2.5, 5, 10) if power * one >= raw * 0.75)
     first = math.ceil(low / step - 1e-9)
     return [number * step for number in range(first, math.floor(high / step + 1e-9) + 1)]
 
 
-def _said(value: float) -> str:
+def said(value: float) -> str:
+    """Gives a number in few characters."""
     if value and abs(value) < 0.001:
         return f"{value:.1e}"
     return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
+
+
+def _picture(told: Told, height: float, parts: Iterable[str]) -> str:
+    head = (
+        f'<svg viewBox="0 0 {WIDTH} {height:g}" role="img" aria-labelledby="{told.name}-t {told.name}-d">'
+        f'<title id="{told.name}-t">{escape(told.title)}</title>'
+        f'<desc id="{told.name}-d">{escape(told.description)}</desc>'
+    )
+    return head + "".join(parts) + "</svg>"
+
+
+def _across(
+    x: Callable[[float], float],
+    ticks: Ticks,
+    base: float,
+    label: str,
+    bottom: float,
+    *,
+    left: float = LEFT,
+    grid: bool = False,
+) -> str:
+    """Draws an x axis: its line, labels at the ticks, and what they are."""
+    parts = [f'<line class="axis" x1="{left}" x2="{WIDTH - RIGHT}" y1="{base}" y2="{base}"/>']
+    for value, text in ticks:
+        place = x(value)
+        if grid:
+            parts.append(f'<line class="grid" x1="{place:.1f}" x2="{place:.1f}" y1="4" y2="{base}"/>')
+        # A label at the edge must not be cut off.
+        near = place > WIDTH - _EDGE and len(text) > 3
+        parts.append(_text(place + (RIGHT - 2 if near else 0), base + 16, text, "end" if near else "middle"))
+    parts.append(_text((left + WIDTH - RIGHT) / 2, bottom - 4, label, "middle"))
+    return "".join(parts)
+
+
+def _ticks(span: tuple[float, float], about: int = 4) -> Ticks:
+    return [(one, said(one)) for one in round_numbers(*span, about)]
+
+
+def _text(x: float, y: float, text: str, anchor: str) -> str:
+    return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{escape(text)}</text>'
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 1]}…"
+
+
+def _widened(span: tuple[float, float]) -> tuple[float, float]:
+    low, high = span
+    return (low, high) if high > low else (low - 0.5, low + 0.5)

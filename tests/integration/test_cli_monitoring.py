@@ -20,6 +20,14 @@ from tests.integration.cycle_under_test import Stage, a_stage, served
 from turnout.v1 import ledger_pb2
 
 CHROMIUM = Path("/usr/bin/chromium")
+SMALLEST_LETTERS = "Math.min(...[...document.querySelectorAll('svg text')].map(t => t.getBoundingClientRect().height))"
+CUT_OFF = """[...document.querySelectorAll('svg')].flatMap(svg => {
+    const whole = svg.getBoundingClientRect();
+    return [...svg.querySelectorAll('text')].filter(text => {
+        const own = text.getBoundingClientRect();
+        return own.left < whole.left - 1 || own.right > whole.right + 1 || own.bottom > whole.bottom + 1;
+    }).map(text => text.textContent);
+})"""
 
 
 @contextlib.asynccontextmanager
@@ -162,8 +170,17 @@ async def test_the_report_in_a_browser(tmp_path: Path, capsys: pytest.CaptureFix
                 await page.goto(page_file.as_uri())
                 assert requests == [page_file.as_uri()]
                 titles = await page.locator("figure h3").all_inner_texts()
-                assert {"Calibration", "Predicted values", "Confidences", "Drift by feature"} <= set(titles)
-                assert {"Latency (ms)", "Accuracy over time", "Fallbacks by reason"} <= set(titles)
+                assert set(titles) == {
+                    "Decisions over time",
+                    "Accuracy over time",
+                    "Calibration",
+                    "Predicted values",
+                    "Confidences",
+                    "Time to answer",
+                    "Time to answer over time",
+                    "Drift by feature",
+                    "Fallbacks by reason",
+                }
                 # Who cannot see a plot hears its title and description, and finds its numbers.
                 assert await page.get_by_role("img").count() == len(titles)
                 assert (
@@ -172,12 +189,20 @@ async def test_the_report_in_a_browser(tmp_path: Path, capsys: pytest.CaptureFix
                 assert await page.locator("figure details table").count() == len(titles)
                 width = await page.evaluate("document.documentElement.scrollWidth")
                 assert width <= 1200
-                await page.set_viewport_size({"width": 390, "height": 800})
-                assert await page.evaluate("document.documentElement.scrollWidth") <= 390
+                await page.set_viewport_size({"width": 400, "height": 800})
+                assert await page.evaluate("document.documentElement.scrollWidth") <= 400
+                # Letters of a plot are no smaller than 9 pixels on a phone, and none of them is cut off.
+                assert await page.evaluate(SMALLEST_LETTERS) >= 9
+                assert await page.evaluate(CUT_OFF) == []
                 assert complaints == []
                 await page.set_viewport_size({"width": 1200, "height": 900})
                 await page.screenshot(path=tmp_path / f"{scheme}.png", full_page=True)
             paper = "getComputedStyle(document.body).backgroundColor"
             assert await page.evaluate(paper) == "rgb(18, 21, 29)"
+            # On paper it is light, whatever the screen; what can be unfolded stays away.
+            await page.emulate_media(media="print")
+            assert await page.evaluate(paper) == "rgb(255, 255, 255)"
+            assert await page.locator("details:visible").count() == 0
+            assert (await page.pdf(format="A4")).startswith(b"%PDF")
         finally:
             await browser.close()

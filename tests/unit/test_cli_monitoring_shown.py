@@ -119,18 +119,18 @@ def test_of_one_family_what_others_suffer_from_stays() -> None:
 
 def test_health_without_traffic_says_so() -> None:
     """Healthy for want of anything to judge is not the same as healthy."""
-    quiet = health(part("database"), part("predictions", "toy", decisions=0), state="healthy")
+    quiet = health(part("predictions", "toy", "healthy", "no traffic seen yet", decisions=0), state="healthy")
     text = flat(shown(health_table(quiet, NOW)))
-    assert "No traffic seen yet for toy" in text
-    assert "the next check is in 4 min 48 s" in text
-    assert "No traffic" not in shown(health_table(health(*TWO_FAMILIES), NOW))
+    assert "toy, predictions: no traffic seen yet" in text
+    assert "turnout alerts list" not in text
+    assert "turnout alerts list" in shown(health_table(health(*TWO_FAMILIES), NOW))
 
 
 def test_health_says_what_it_cannot_know() -> None:
     """Before the first check, when checks have stopped, without families, routers, or a database."""
     before = flat(shown(health_table(health(state="unspecified", checked_at="", next_check=""), NOW)))
     assert "first check cycle has not ended yet" in before
-    assert "No traffic" not in before
+    assert "No family" not in before
     late = flat(shown(health_table(health(*TWO_FAMILIES, next_check=at(-600)), NOW)))
     assert "due 10 min ago" in late
     assert "out of date" in late
