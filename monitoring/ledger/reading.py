@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any
 
 from sqlalchemy import Connection, Select, select, tuple_
 
@@ -14,12 +14,12 @@ from monitoring.ledger.counters import ASIDE, OVERFLOW, WAITING
 from monitoring.ledger.statistics import Statistics
 from monitoring.ledger.tables import COUNTERS, DECISIONS, OUTCOMES, SNAPSHOTS, from_signed
 from monitoring.ledger.tally import OutcomeSum
-from services.runtime.errors import ResourceExhausted
 from turnout.v1 import ledger_pb2, prediction_pb2
 
-MAX_SNAPSHOT_BYTES: Final = 8 << 20
 Position = tuple[int, str, str]
-"""Where a listing goes on: (assigned_at_us, tenant, decision_id) of the last entry."""
+"""Where a listing of decisions goes on: (assigned_at_us, tenant, decision_id) of the last entry."""
+Place = tuple[int, str, int]
+"""Where a listing of snapshots goes on: (applied_at_us, family, digest as stored) of the last one."""
 
 
 def find_families(connection: Connection, tenant: str, decision_ids: Sequence[str]) -> list[str | None]:
@@ -95,31 +95,32 @@ def _entry(row: Any) -> ledger_pb2.LedgerEntry:
     return entry
 
 
-def list_snapshots(connection: Connection, family: str) -> list[ledger_pb2.ExperimentSnapshot]:
-    """Gives the snapshots of a family (all for ""), oldest first.
-
-    Raises:
-        ResourceExhausted: they do not fit into one answer.
-    """
-    statement = select(SNAPSHOTS).order_by(SNAPSHOTS.c.applied_at_us, SNAPSHOTS.c.family, SNAPSHOTS.c.digest)
+def list_snapshots(
+    connection: Connection, family: str, after: Place | None, count: int
+) -> tuple[list[ledger_pb2.ExperimentSnapshot], Place | None]:
+    """Gives the next snapshots of a family (of all for ""), oldest first, and where to go on (None at the end)."""
+    columns = (SNAPSHOTS.c.applied_at_us, SNAPSHOTS.c.family, SNAPSHOTS.c.digest)
+    statement = select(SNAPSHOTS).order_by(*columns).limit(count)
     if family:
         statement = statement.where(SNAPSHOTS.c.family == family)
-    found, size = [], 0
-    for row in connection.execute(statement):
-        size += len(row.canonical_json)
-        if size > MAX_SNAPSHOT_BYTES:
-            raise ResourceExhausted("family", f"the snapshots have over {MAX_SNAPSHOT_BYTES} bytes: name one family")
-        found.append(
-            ledger_pb2.ExperimentSnapshot(
-                family=row.family,
-                revision=row.revision,
-                digest=from_signed(row.digest),
-                canonical_json=row.canonical_json,
-                applied_at_unix_us=row.applied_at_us,
-                router=row.router,
-            )
-        )
-    return found
+    if after is not None:
+        statement = statement.where(tuple_(*columns) > tuple_(*after))
+    rows = connection.execute(statement).all()
+    if not rows:
+        return [], None
+    last = rows[-1]
+    return [_snapshot(row) for row in rows], (last.applied_at_us, last.family, last.digest)
+
+
+def _snapshot(row: Any) -> ledger_pb2.ExperimentSnapshot:
+    return ledger_pb2.ExperimentSnapshot(
+        family=row.family,
+        revision=row.revision,
+        digest=from_signed(row.digest),
+        canonical_json=row.canonical_json,
+        applied_at_unix_us=row.applied_at_us,
+        router=row.router,
+    )
 
 
 def summarize(connection: Connection, family: str, since_us: int) -> ledger_pb2.SummarizeArmsResponse:

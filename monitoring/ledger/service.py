@@ -16,9 +16,11 @@ from turnout.v1 import ledger_pb2
 MAX_RECORDS: Final = 5000
 MAX_IDS: Final = 1000
 PAGE_ENTRIES: Final = 500
+PAGE_SNAPSHOTS: Final = 200
 PAGE_BYTES: Final = 1 << 20
 LONGEST_CALL_SECONDS: Final = 30.0
 _T = TypeVar("_T")
+_Entry = TypeVar("_Entry", ledger_pb2.LedgerEntry, ledger_pb2.ExperimentSnapshot)
 
 
 class LedgerService:
@@ -129,15 +131,26 @@ class LedgerService:
 
     async def list_snapshots(
         self, request: ledger_pb2.ListSnapshotsRequest, call: Call
-    ) -> ledger_pb2.ListSnapshotsResponse:
-        """Gives the experiments that were ever applied, oldest first.
+    ) -> AsyncIterator[ledger_pb2.ListSnapshotsResponse]:
+        """Streams the experiments that were ever applied, oldest first, in pages of at most 200 and 1 MiB.
+
+        Each page is one state of the ledger, as those of `list_decisions` are.
 
         Raises:
-            ResourceExhausted: they do not fit into one answer; name one family.
+            InvalidArgument: a field is over its bound.
+            Unavailable: the hub stops; ask again.
         """
         _check_filter(request.family, 0)
-        found = await _in_time(self._store.read(reading.list_snapshots, request.family), call)
-        return ledger_pb2.ListSnapshotsResponse(snapshots=found)
+        after: reading.Place | None = None
+        while True:
+            if self._stopping():
+                raise Unavailable("", "the hub stops: ask again")
+            page = self._store.read(reading.list_snapshots, request.family, after, PAGE_SNAPSHOTS)
+            found, after = await _in_time(page, call)
+            for part in _pages(found):
+                yield ledger_pb2.ListSnapshotsResponse(snapshots=part)
+            if len(found) < PAGE_SNAPSHOTS:
+                return
 
     async def summarize_arms(
         self, request: ledger_pb2.SummarizeArmsRequest, call: Call
@@ -165,9 +178,9 @@ def _check_filter(family: str, since_us: int) -> None:
         raise InvalidArgument("since_unix_us", "since_unix_us must be at least 0")
 
 
-def _pages(entries: Sequence[ledger_pb2.LedgerEntry]) -> Iterator[list[ledger_pb2.LedgerEntry]]:
+def _pages(entries: Sequence[_Entry]) -> Iterator[list[_Entry]]:
     """Splits entries so that no page is over 1 MiB; an entry is far smaller than that."""
-    page: list[ledger_pb2.LedgerEntry] = []
+    page: list[_Entry] = []
     size = 0
     for entry in entries:
         bytes_of_entry = entry.ByteSize() + 8  # the field's tag and length

@@ -128,20 +128,13 @@ class Hub:
     def snapshots(self, family: str = "") -> list[ledger_pb2.ExperimentSnapshot]:
         """Gives the experiments that decisions were made under."""
         request = ledger_pb2.ListSnapshotsRequest(family=family)
-        return list(self._unary("LedgerService/ListSnapshots", request, ledger_pb2.ListSnapshotsResponse).snapshots)
+        pages = self._stream("LedgerService/ListSnapshots", request, ledger_pb2.ListSnapshotsResponse)
+        return [snapshot for page in pages for snapshot in page.snapshots]
 
     def decisions(self, request: ledger_pb2.ListDecisionsRequest) -> Iterator[ledger_pb2.LedgerEntry]:
         """Gives decisions with their outcomes, oldest first."""
-        call = self._channel.unary_stream(
-            "/turnout.v1.LedgerService/ListDecisions",
-            request_serializer=ledger_pb2.ListDecisionsRequest.SerializeToString,
-            response_deserializer=ledger_pb2.ListDecisionsResponse.FromString,
-        )
-        try:
-            for page in call(request, timeout=_STREAM_SECONDS, metadata=self._metadata):
-                yield from page.entries
-        except grpc.RpcError as error:
-            raise self._sentence(error) from None
+        for page in self._stream("LedgerService/ListDecisions", request, ledger_pb2.ListDecisionsResponse):
+            yield from page.entries
 
     def _experiments(self, method: str, request: Message, reply: type[Reply]) -> Reply:
         return self._unary(f"ExperimentService/{method}", request, reply)
@@ -157,6 +150,17 @@ class Hub:
         except grpc.RpcError as error:
             raise self._sentence(error) from None
         return answer
+
+    def _stream(self, method: str, request: Message, reply: type[Reply]) -> Iterator[Reply]:
+        call: Any = self._channel.unary_stream(
+            f"/turnout.v1.{method}",
+            request_serializer=lambda message: message.SerializeToString(),
+            response_deserializer=reply.FromString,
+        )
+        try:
+            yield from call(request, timeout=_STREAM_SECONDS, metadata=self._metadata)
+        except grpc.RpcError as error:
+            raise self._sentence(error) from None
 
     def _sentence(self, error: Any) -> TurnoutError:
         match error.code():

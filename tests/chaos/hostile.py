@@ -195,7 +195,6 @@ def _targets(stage: Stage) -> list[tuple[str, list[tuple[str, bytes]]]]:
     hub = [
         # Records themselves are bytes and may be anything: they would be set aside, so none is sent here.
         ("/turnout.v1.LedgerService/FindDecisions", outcome),
-        ("/turnout.v1.LedgerService/ListSnapshots", snapshots),
         ("/turnout.v1.LedgerService/SummarizeArms", snapshots),
         ("/turnout.v1.ExperimentService/GetExperiment", snapshots),
     ]

@@ -64,18 +64,20 @@ class Caller:
         )
         return await call(request, timeout=10, metadata=self._metadata)
 
-    async def pages(self, request: ledger_pb2.ListDecisionsRequest) -> list[ledger_pb2.ListDecisionsResponse]:
-        """Reads a whole listing."""
+    async def pages(self, request: Message) -> list[Any]:
+        """Reads the whole listing that this request asks for."""
+        method = _METHODS[type(request).__name__.removesuffix("Request")]
         call: Any = self.channel.unary_stream(
-            "/turnout.v1.LedgerService/ListDecisions",
-            request_serializer=ledger_pb2.ListDecisionsRequest.SerializeToString,
-            response_deserializer=ledger_pb2.ListDecisionsResponse.FromString,
+            f"/{method.containing_service.full_name}/{method.name}",
+            request_serializer=type(request).SerializeToString,
+            response_deserializer=GetMessageClass(method.output_type).FromString,
         )
         return [page async for page in call(request, timeout=10, metadata=self._metadata)]
 
     async def refused(self, request: Message) -> tuple[grpc.StatusCode, str, str]:
         """Calls and gives the error's code, the field at fault, and the sentence."""
-        call = self.pages(request) if isinstance(request, ledger_pb2.ListDecisionsRequest) else self.ask(request)
+        streams = _METHODS[type(request).__name__.removesuffix("Request")].server_streaming
+        call = self.pages(request) if streams else self.ask(request)
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await call
         field = ""
@@ -195,10 +197,38 @@ async def test_snapshots_are_listed_once_each(either: Path) -> None:
             append(snapshot("r2", 8), snapshot("r1", 7), snapshot("r3", 9), snapshot("r1", 1, "x"))
         )
         assert (reply.stored, reply.duplicates) == (2, 2)
-        (only,) = (await caller.ask(ledger_pb2.ListSnapshotsRequest(family="dispatch"))).snapshots
+        ((only,),) = (page.snapshots for page in await caller.pages(ledger_pb2.ListSnapshotsRequest(family="dispatch")))
         assert (only.router, only.applied_at_unix_us, only.revision) == ("r1", 7, 4)
         assert only.digest == int.from_bytes(hashlib.sha256(b'{"revision":4}').digest()[:8], "big")
-        assert len((await caller.ask(ledger_pb2.ListSnapshotsRequest())).snapshots) == 2
+        (page,) = await caller.pages(ledger_pb2.ListSnapshotsRequest())
+        assert len(page.snapshots) == 2
+        assert await caller.pages(ledger_pb2.ListSnapshotsRequest(family="nobody")) == []
+
+
+async def test_snapshots_come_in_pages_that_are_bounded(either: Path) -> None:
+    """Each has 60 KiB, and three have the same instant: all come once, oldest first, 1 MiB a message."""
+
+    def snapshot(number: int) -> bytes:
+        text = f'{{"number":{number},"salt":"{"x" * 60_000}"}}'
+        digest = int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big")
+        value = ledger_pb2.ExperimentSnapshot(
+            family="dispatch",
+            revision=number,
+            digest=digest,
+            canonical_json=text,
+            applied_at_unix_us=number // 3,
+            router="r",
+        )
+        return ledger_pb2.JournalRecord(snapshot=value).SerializeToString()
+
+    async with hub(either) as caller:
+        for first in range(0, 450, 150):
+            await caller.ask(append(*map(snapshot, range(first, first + 150))))
+        pages = await caller.pages(ledger_pb2.ListSnapshotsRequest(family="dispatch"))
+        assert max(page.ByteSize() for page in pages) <= 1 << 20
+        found = [one for page in pages for one in page.snapshots]
+        assert sorted(one.revision for one in found) == list(range(450))
+        assert [one.applied_at_unix_us for one in found] == [number // 3 for number in range(450)]
 
 
 async def test_every_bound_of_the_ledger_names_its_field(either: Path) -> None:

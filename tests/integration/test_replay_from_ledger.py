@@ -38,15 +38,17 @@ async def listed(address: str) -> tuple[list[ledger_pb2.Decision], list[ledger_p
             request_serializer=ledger_pb2.ListDecisionsRequest.SerializeToString,
             response_deserializer=ledger_pb2.ListDecisionsResponse.FromString,
         )
-        snapshots: Any = channel.unary_unary(
+        snapshots: Any = channel.unary_stream(
             "/turnout.v1.LedgerService/ListSnapshots",
             request_serializer=ledger_pb2.ListSnapshotsRequest.SerializeToString,
             response_deserializer=ledger_pb2.ListSnapshotsResponse.FromString,
         )
         pages = decisions(ledger_pb2.ListDecisionsRequest(), timeout=20)
         found = [entry.decision async for page in pages for entry in page.entries]
-        shots = await snapshots(ledger_pb2.ListSnapshotsRequest(), timeout=20)
-    return found, list(shots.snapshots)
+        shots = [
+            one async for page in snapshots(ledger_pb2.ListSnapshotsRequest(), timeout=20) for one in page.snapshots
+        ]
+    return found, shots
 
 
 def rows(batch_number: int) -> list[prediction_pb2.PredictRequest]:

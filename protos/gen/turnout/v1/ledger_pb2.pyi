@@ -611,7 +611,7 @@ Global___ListSnapshotsRequest: _TypeAlias = ListSnapshotsRequest  # noqa: Y015
 
 @_typing.final
 class ListSnapshotsResponse(_message.Message):
-    """Snapshots, oldest first, each digest once."""
+    """A page of snapshots."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
