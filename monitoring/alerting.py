@@ -27,6 +27,7 @@ from services.runtime.identifiers import uuid7_source
 from services.runtime.monitoring_config import MonitoringSettings
 
 TICK_SECONDS: Final = 5.0
+TIDY_SECONDS: Final = 30.0
 _log: Final[Any] = structlog.get_logger(__name__)
 
 
@@ -103,8 +104,10 @@ async def _tick(running: Alerting, seconds: float) -> None:
         await asyncio.sleep(seconds)
         try:
             await running.engine.tick()
-            await running.engine.tidy(history_days=running.settings.current.history_days)
-        except TurnoutError:
+            # A database that hangs must not stop the alerts' time.
+            async with asyncio.timeout(TIDY_SECONDS):
+                await running.engine.tidy(history_days=running.settings.current.history_days)
+        except (TurnoutError, TimeoutError):
             # The database says so itself, once; the next time may work.
             continue
         except Exception:  # noqa: BLE001 - alerts must not stand still because one look at them failed

@@ -18,7 +18,7 @@ from services.runtime.database import open_database, sqlite_url
 from services.runtime.database.sqlite import run_outside_transaction
 from services.runtime.errors import Unavailable
 from services.runtime.monitoring_config import MonitoringSettings
-from tests.integration.alerts_under_test import a_web_server
+from tests.integration.alerts_under_test import a_web_server, hang, status
 from tests.integration.cycle_under_test import SETTINGS, Stage, a_stage
 
 
@@ -61,6 +61,46 @@ async def test_a_shift_in_one_feature_reaches_a_webhook_and_its_end_resolves_the
             async with asyncio.timeout(10):
                 while not any(b"resolved" in one.body for one in web.received):
                     await asyncio.sleep(0.01)
+
+
+async def test_a_webhook_that_misbehaves_hears_of_it_at_last_and_blocks_no_other(url: str) -> None:
+    """From the cycle to two webhooks: one answers 500, redirects, hangs, and then takes the news once; one works."""
+    async with (
+        a_web_server() as trap,
+        a_web_server(status(500), status(302, f"Location: {trap.url}"), hang, status(200)) as bad,
+        a_web_server() as good,
+    ):
+        hooks = {
+            name: {"webhook": {"url": web.url}, "min_severity": "info", "timeout_seconds": 0.2}
+            for name, web in (("bad", bad), ("good", good))
+        }
+        settings = MonitoringSettings.model_validate(SETTINGS.model_dump() | {"handlers": hooks})
+        async with a_stage(url, settings) as stage:
+            served = Served(family="toy", variant="model", trained_at_us=1, ready=True)
+            stage.platform.append(Platform(families=("toy",), served=(served,)))
+            failures: list[str] = []
+            async with asyncio.timeout(30):
+                await stage.cycle.once()
+                await good.arrived.wait()
+                while len(bad.received) < 4:
+                    (tally,) = [one.worker.tally for one in stage.alerts.deliveries.status() if one.name == "bad"]
+                    if len(failures) < tally.failed:
+                        failures.append(tally.last_error)
+                        # Time passes, and each cycle has the handlers look again at what is due.
+                        stage.clock.forward(30)
+                        await stage.cycle.once()
+                    await asyncio.sleep(0.01)
+                while any(one.worker.waiting for one in stage.alerts.deliveries.status()):
+                    await asyncio.sleep(0.01)
+    assert failures == [
+        "answered 500",
+        "answered 302, a redirect, which is not followed",
+        "no answer within 0.2 s",
+    ]
+    # The same news each time, so that who took it before the line broke knows it again.
+    assert len({one.headers["idempotency-key"] for one in (*bad.received, *good.received)}) == 1
+    assert (len(bad.received), len(good.received), trap.received) == (4, 1, [])
+    assert json.loads(bad.received[-1].body)["alerts"][0]["type"] == "stale_model"
 
 
 async def test_a_shift_of_the_inputs_alone_is_no_concept_drift(url: str) -> None:

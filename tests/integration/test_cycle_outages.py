@@ -5,12 +5,18 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
+import json
 import subprocess
+import sys
+import time
+import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import grpc
 import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 import monitoring.alerts.engine
 import monitoring.alerts.unsaved
@@ -221,3 +227,69 @@ async def test_a_disk_that_is_full(small_disk: Path) -> None:
         assert "database_unavailable" in stage.types()
         filler.unlink()
         await _works_again(stage, records)
+
+
+HUB = """\
+hub: {{grpc: "127.0.0.1:0", metrics: "127.0.0.1:0", http: "127.0.0.1:0", database_url: "{url}"}}
+families: {{dispatch: {{}}}}
+monitoring: {{cycle_seconds: 1, rules: {{database_unavailable: {{recover_seconds: 0}}}}}}
+experiments:
+  dispatch: {{salt: s, champion: rules, strategy: {{kind: random}}, arms: {{rules: {{variant: rules}}}}}}
+"""
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@contextlib.contextmanager
+def a_hub(config: Path) -> Iterator[dict[str, str]]:
+    """A hub in a process of its own; gives its addresses."""
+    command = [sys.executable, "-m", "services.hub", "--config", str(config)]
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    try:
+        assert process.stdout is not None
+        yield json.loads(process.stdout.readline())
+    finally:
+        process.kill()
+        process.communicate(timeout=30)
+
+
+def _page(address: str, path: str) -> Any:
+    with urllib.request.urlopen(f"http://{address}{path}", timeout=5) as page:
+        return json.load(page)
+
+
+def _until(address: str, state: str) -> dict[str, Any]:
+    """Asks for health until its database is so; liveness answers each time."""
+    ends = time.monotonic() + 60
+    while True:
+        assert _page(address, "/livez") == {"live": True}
+        health: dict[str, Any] = _page(address, "/v1/monitoring/health")
+        found = [
+            one["state"] for one in health.get("dimensions", []) if one["dimension"] == "HEALTH_DIMENSION_DATABASE"
+        ]
+        if found == [state]:
+            return health
+        assert time.monotonic() < ends, health
+        time.sleep(0.05)
+
+
+def test_a_hub_is_live_and_tells_its_health_while_its_database_is_dead(
+    server: PostgreSQL, url: str, tmp_path: Path
+) -> None:
+    """Cycles of a real hub fail one after the other; /livez, the gRPC health service and Health answer throughout."""
+    config = tmp_path / "turnout.yaml"
+    config.write_text(HUB.format(url=url))
+    with a_hub(config) as hub, grpc.insecure_channel(hub["grpc"]) as channel:
+        live = health_pb2_grpc.HealthStub(channel)
+        _until(hub["http"], "HEALTH_STATE_HEALTHY")
+        server.kill()
+        try:
+            health = _until(hub["http"], "HEALTH_STATE_UNHEALTHY")
+            assert health["state"] == "HEALTH_STATE_UNHEALTHY"
+            assert (
+                live.Check(health_pb2.HealthCheckRequest(), timeout=5).status == health_pb2.HealthCheckResponse.SERVING
+            )
+            alerts = _page(hub["http"], "/v1/monitoring/alerts")["alerts"]
+            assert "ALERT_TYPE_DATABASE_UNAVAILABLE" in {alert["type"] for alert in alerts}
+        finally:
+            server.start()
+        _until(hub["http"], "HEALTH_STATE_HEALTHY")
