@@ -136,10 +136,17 @@ def estimate(found: dict[str, Any]) -> str:
 def _plots(report: dict[str, Any]) -> str:
     drawn, missing = figures(report)
     shown = f'<div class="plots">{"".join(drawn)}</div>' if drawn else ""
-    still = f'<p class="soft">Not enough to draw yet: {escape(", ".join(missing))}.</p>' if missing else ""
+    still = f'<p class="soft">Not enough to draw yet: {escape(", ".join(missing))}.{_finer(report, missing)}</p>'
     which = f"At most {MOST_SERIES} arms are drawn, each with {FEWEST} decisions and {SMALLEST:.0%} of all at least."
     note = f'<p class="soft">{which}</p>' if drawn else ""
-    return f"<section><h2>Plots</h2>{note}{shown}{still}</section>"
+    return f"<section><h2>Plots</h2>{note}{shown}{still if missing else ''}</section>"
+
+
+def _finer(report: dict[str, Any], missing: Sequence[str]) -> str:
+    """Says what helps where all that there is falls into one step of time."""
+    if not report["variants"] or not any(title.endswith("over time") for title in missing):
+        return ""
+    return " A shorter time, such as <code>--window 1h</code>, has finer steps."
 
 
 def _findings(report: dict[str, Any]) -> str:

@@ -171,7 +171,7 @@ def test_without_outcomes_the_table_says_that_nobody_knows() -> None:
     silent = [variant(measures={}, outcomes=0, calibration=[], steps=[step(0, quality=None), step(1, quality=None)])]
     words = Page(page(report(variants=silent))).words
     assert "nobody knows yet how good the answers were" in words
-    assert "Not enough to draw yet: Accuracy over time, Calibration" in " ".join(words.split())
+    assert "Not enough to draw yet: Accuracy over time, Calibration. A shorter time" in " ".join(words.split())
 
 
 def test_an_arm_has_its_colour_everywhere_and_small_ones_hide_nothing() -> None:
