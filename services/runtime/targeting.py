@@ -1,31 +1,22 @@
 """Conditions of targeting rules in CEL, the expression language of Kubernetes and Envoy: typed, compiled once.
 
 A condition sees `tenant` (string), `metadata` (map of strings), `numbers` (map of doubles), `categories` (map of
-strings) and `flags` (map of bools) and gives a bool. CEL has no loops but its macros, which go through a map or list:
-one may stand inside another, a third inside that may not, and the library ends an evaluation after 10 000 steps of
-them, so that a condition costs half a millisecond at the very most. What cannot be evaluated (a feature that the row
-does not give) is None, not an error.
+strings) and `flags` (map of bools) and gives a bool. What it may cost is bounded by `services.runtime.condition_cost`.
+What cannot be evaluated (a feature that the row does not give) is None, not an error.
 
 Source: https://cel.dev and https://github.com/google/cel-spec.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Final
 
+from services.runtime.condition_cost import check_cost
+
 MAX_CONDITION_BYTES: Final = 1024
-MAX_MACRO_DEPTH: Final = 2
-_TOKEN: Final = re.compile(
-    r"""(?:[bB]?[rR]|[rR][bB])(?:\"{3}[\s\S]*?\"{3}|'{3}[\s\S]*?'{3}|"[^"]*"|'[^']*')"""
-    r"""|\"{3}(?:\\.|[^\\])*?\"{3}|'{3}(?:\\.|[^\\])*?'{3}|"(?:\\.|[^"\\])*"|'(?:\\.|[^'\\])*'|//[^\n]*"""
-    r"""|(?P<macro>\.\s*(?:all|exists|exists_one|existsOne|map|filter)\s*\()|(?P<open>\()|(?P<close>\))""",
-    re.DOTALL,
-)
-"""Strings and comments, which may hold anything, and the parentheses outside them."""
 _VARIABLES: Final = {
     "tenant": (),
     "metadata": ("STRING",),
@@ -86,22 +77,8 @@ def compile_condition(text: str) -> Condition:
     kind = expression.return_type()
     if str(kind) != "BOOL":
         raise ValueError(f"a condition must give a bool, not {str(kind).lower()}")
-    if _macro_depth(text) > MAX_MACRO_DEPTH:
-        raise ValueError("a condition may go through a map inside another one, but not through a third inside that")
+    check_cost(text)
     return Condition(text, expression)
-
-
-def _macro_depth(text: str) -> int:
-    """Gives how many macros stand inside one another; the text is known to compile, so its parentheses match."""
-    depth, deepest, opened = 0, 0, []
-    for token in _TOKEN.finditer(text):
-        if token["macro"] or token["open"]:
-            opened.append(token["macro"] is not None)
-            depth += opened[-1]
-            deepest = max(deepest, depth)
-        elif token["close"]:
-            depth -= opened.pop()
-    return deepest
 
 
 @lru_cache(maxsize=1)
