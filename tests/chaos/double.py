@@ -20,6 +20,7 @@ import grpc
 from bentos.family import load
 from services.runtime.call import Call
 from services.runtime.grpc_binding import bind
+from services.runtime.logs import configure_logs
 from services.runtime.serving import BACKEND_OPTIONS, Server, announce, serving, until_signalled
 from turnout.v1 import model_pb2
 
@@ -105,4 +106,5 @@ if __name__ == "__main__":
     parser.add_argument("--listen", required=True)
     parser.add_argument("--script", type=Path, required=True)
     options = parser.parse_args()
+    configure_logs("double")
     asyncio.run(run(options.listen, options.script))

@@ -13,6 +13,7 @@ from pathlib import Path
 
 READY_SECONDS = 60.0
 STOP_SECONDS = 40.0
+_CHUNK_BYTES = 1 << 16
 
 
 class Process:
@@ -33,6 +34,7 @@ class Process:
         self._command = (sys.executable, "-m", "services.cli.tether", str(os.getpid()), module, *arguments)
         self._environment = {**os.environ, **(environment or {})}
         self._process: asyncio.subprocess.Process | None = None
+        self._reading: asyncio.Task[None] | None = None
 
     @property
     def pid(self) -> int:
@@ -51,6 +53,7 @@ class Process:
         Raises:
             RuntimeError: it ended first, or took too long.
         """
+        self._reading = None
         with self.log.open("ab") as errors:
             self._process = await asyncio.create_subprocess_exec(
                 *self._command, stdout=asyncio.subprocess.PIPE, stderr=errors, env=self._environment
@@ -69,6 +72,8 @@ class Process:
                         said = json.loads(line)
                         if said.get("event") == "ready":
                             self.addresses = {key: str(value) for key, value in said.items()}
+                            # A process whose output nobody reads stands still once the pipe is full.
+                            self._reading = asyncio.create_task(_read_on(self._process.stdout))
                             return
         except TimeoutError:
             pass
@@ -100,8 +105,15 @@ class Process:
         if self._process is None:
             return 0
         code = await self._process.wait()
-        # Closes the pipe as well.
-        if self._process.stdout is not None:
-            with contextlib.suppress(Exception):
-                await self._process.stdout.read()
+        # To the end of the pipe, which closes it as well.
+        if self._reading is not None:
+            # Unlike `await`, this leaves the task alone when somebody gives up waiting.
+            await asyncio.wait((self._reading,))
+        elif self._process.stdout is not None:
+            await _read_on(self._process.stdout)
         return code
+
+
+async def _read_on(output: asyncio.StreamReader) -> None:
+    while await output.read(_CHUNK_BYTES):
+        pass
