@@ -9,11 +9,12 @@ import os
 import sys
 from pathlib import Path
 
-from prometheus_client import CollectorRegistry, start_http_server
+from prometheus_client import CollectorRegistry
 
 from router.bootstrap import running
 from services.runtime.config import ConfigError, read_config
 from services.runtime.logs import configure_logs
+from services.runtime.metrics_server import serve_metrics
 from services.runtime.serving import announce, until_signalled
 
 
@@ -23,7 +24,7 @@ async def run(config_path: Path, name: str) -> None:
     host, _, port = read_config(config_path).router.metrics.rpartition(":")
     token = os.environ.get("TURNOUT_OPERATOR_TOKEN")
     async with running(config_path, name=name, registry=registry, operator_token=token) as router:
-        web, _ = start_http_server(int(port), addr=host.strip("[]"), registry=registry)
+        web, _ = serve_metrics(host.strip("[]"), int(port), registry)
         # What exists now stays: the collector need not look at it again, and looks less often at what calls leave.
         gc.collect()
         gc.freeze()

@@ -10,13 +10,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
-from prometheus_client import CollectorRegistry, ProcessCollector, start_http_server
+from prometheus_client import CollectorRegistry, ProcessCollector
 
 from services.hub.bootstrap import running
 from services.runtime.config import ConfigError, read_config
 from services.runtime.database import DatabaseUnusable
 from services.runtime.errors import Unavailable
 from services.runtime.logs import configure_logs
+from services.runtime.metrics_server import serve_metrics
 from services.runtime.serving import announce, until_signalled
 from services.runtime.transcoding.app import transcoder
 from services.runtime.transcoding.metrics import HttpMetrics
@@ -42,7 +43,7 @@ async def run(config_path: Path) -> None:
         app = transcoder(hub.services, title="Turnout", hosts=hosts, stopping=stopping, metrics=metrics)
         http = await stack.enter_async_context(http_serving(app, config.http, stopping=stopping))
         try:
-            web, thread = start_http_server(int(port), host.strip("[]"), registry)
+            web, thread = serve_metrics(host.strip("[]"), int(port), registry)
         except (OSError, OverflowError) as error:
             raise OSError(f"{host}:{port} cannot be bound: is another process using it?") from error
         try:

@@ -12,13 +12,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
-from prometheus_client import CollectorRegistry, ProcessCollector, start_http_server
+from prometheus_client import CollectorRegistry, ProcessCollector
 
 from services.model_server.bootstrap import load, model_server
 from services.model_server.bundle import Bundle
 from services.model_server.engine import Engine
 from services.runtime.errors import TurnoutError
 from services.runtime.logs import configure_logs
+from services.runtime.metrics_server import serve_metrics
 from services.runtime.serving import announce, until_signalled
 
 _WRONG: Final = 2
@@ -51,7 +52,7 @@ async def _serve(
     registry = CollectorRegistry()
     ProcessCollector(registry=registry)
     try:
-        http, thread = start_http_server(port, host, registry)
+        http, thread = serve_metrics(host, port, registry)
     except OSError as error:
         raise OSError(f"{host}:{port} cannot be bound: is another process using it?") from error
     try:

@@ -6,9 +6,12 @@ import asyncio
 import contextlib
 import socket
 from collections.abc import AsyncIterator, Iterator
+from functools import partial
 
 import uvicorn
 from starlette.applications import Starlette
+
+from services.runtime.transcoding.connections import CROWDED, LIMIT, REQUEST_SECONDS, Connection
 
 
 class _Server(uvicorn.Server):
@@ -22,7 +25,13 @@ class _Server(uvicorn.Server):
 
 @contextlib.asynccontextmanager
 async def http_serving(
-    app: Starlette, address: str, *, stopping: asyncio.Event, drain_seconds: float = 5.0
+    app: Starlette,
+    address: str,
+    *,
+    stopping: asyncio.Event,
+    drain_seconds: float = 5.0,
+    request_seconds: float = REQUEST_SECONDS,
+    crowded: int = CROWDED,
 ) -> AsyncIterator[str]:
     """Serves until the block ends, then lets calls under way finish; gives the bound address, host:port.
 
@@ -31,6 +40,8 @@ async def http_serving(
         address: host:port; port 0 takes a free one.
         stopping: set when the block ends; the application ends its streams then.
         drain_seconds: how long calls under way may take to finish.
+        request_seconds: how long a connection may be without a whole request.
+        crowded: from how many connections on a new one takes the place of the longest waiting one.
 
     Raises:
         OSError: the address cannot be bound.
@@ -39,6 +50,7 @@ async def http_serving(
     with _bound(host.strip("[]"), int(port)) as listener:
         config = uvicorn.Config(
             app,
+            http=partial(Connection, seconds=request_seconds, crowded=crowded),  # type: ignore[arg-type]  # makes one
             lifespan="off",
             log_config=None,
             access_log=False,
@@ -46,7 +58,7 @@ async def http_serving(
             date_header=False,
             proxy_headers=False,
             ws="none",
-            limit_concurrency=256,
+            limit_concurrency=LIMIT,
             backlog=128,
             timeout_keep_alive=5,
             timeout_graceful_shutdown=int(max(1, drain_seconds)),
