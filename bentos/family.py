@@ -139,6 +139,9 @@ class Family:
     confidence_means: str
     read_records: Callable[[Path, Progress], Iterator[Record]] | None = None
     thresholds: Thresholds = _ANY_FAMILY
+    ranking_places: int = 0
+    """When over 0, decisions of one unit are the candidates of one ranking, the highest value first, and monitoring
+    reports NDCG over so many places. Outcomes are relevances of at least 0; each ranking has a unit of its own."""
 
     def __post_init__(self) -> None:
         """Refuses a declaration that contradicts itself."""
@@ -148,6 +151,8 @@ class Family:
             raise ValueError(f"family {self.name!r}: row must have the schema's features in its order")
         if RULES in {variant.name for variant in self.variants}:
             raise ValueError(f"family {self.name!r}: {RULES!r} is always there and cannot be declared")
+        if self.ranking_places < 0 or (self.ranking_places and self.target.low < 0):
+            raise ValueError(f"family {self.name!r}: rankings have at least 0 places, and relevances of at least 0")
         numeric = {f.name for f in self.schema.features if isinstance(f, Number | Category)}
         for feature in self.engineered:
             inputs = (feature.left, feature.right) if isinstance(feature, Product) else (feature.feature,)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from bentos.family import Family, TargetKind
 from monitoring.cycle.findings import Finding
-from monitoring.cycle.quality import LEVELS, estimate, measures, report, statistics
+from monitoring.cycle.quality import LEVELS, estimate, measures, ranked, ranking_measures, report, statistics
 from monitoring.drift.results import Aspect, Verdict
 from monitoring.ledger.aggregates import Totals
 from monitoring.ledger.tally import Sum
@@ -58,6 +58,10 @@ def variant_quality(  # noqa: PLR0917 - facts of one variant, in the order in wh
         measures=measures(found, family.target.unit) if labelled.decisions else [],
         level=LEVELS[found.quality],
     )
+    if family.ranking_places:
+        rankings = ranked(totals)
+        message.measures.extend(ranking_measures(rankings, family.ranking_places))
+        message.level = LEVELS[rankings.quality]
     if isinstance(labelled, BinaryStatistics):
         blocks = [one for block in past if isinstance(one := statistics(family, block), BinaryStatistics)]
         free = _label_free(labelled, blocks, totals, arm, findings)

@@ -14,6 +14,7 @@ from monitoring.validation.binary import BinaryReport, BinaryStatistics, binary_
 from monitoring.validation.estimates import CONFIDENCE, Estimate, Quality
 from monitoring.validation.label_free import LabelFree
 from monitoring.validation.numbers import NumberReport, NumberStatistics, number_report
+from monitoring.validation.rankings import RankingReport, RankingStatistics, ranking_report
 from turnout.v1 import monitoring_pb2 as pb
 
 Labelled = BinaryStatistics | NumberStatistics
@@ -80,6 +81,22 @@ def measures(found: Reported, unit: str) -> list[pb.Measure]:
         "closeness": (found.closeness, "1"),
     }
     return [_measure(n, one, u) for n, (one, u) in named.items() if one and _known(one)]
+
+
+def ranked(totals: Totals) -> RankingReport:
+    """Gives how good rankings are, of a family that ranks."""
+    sums = (totals.sum(OutcomeSum.NDCG), totals.sum(OutcomeSum.NDCG_SQUARED))
+    return ranking_report(RankingStatistics(totals.count(Count.RANKINGS), *sums))
+
+
+def ranking_measures(found: RankingReport, places: int) -> list[pb.Measure]:
+    """Gives the mean NDCG over the first places, and of how many rankings."""
+    if found.ndcg is None:
+        return []
+    return [
+        _measure(f"ndcg_at_{places}", found.ndcg, "1"),
+        pb.Measure(name="rankings", value=float(found.rankings), unit="1"),
+    ]
 
 
 def estimate(found: LabelFree, decisions: int) -> pb.PerformanceEstimate:

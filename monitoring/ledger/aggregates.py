@@ -22,7 +22,7 @@ from monitoring.ledger.feature_statistics import Distribution, FeatureStatistics
 from monitoring.ledger.levels import END_US, Span
 from monitoring.ledger.statistics import Statistics
 from monitoring.ledger.tables import CELLS, COUNTERS, FEATURE_SETS, FEATURE_WINDOWS, WINDOWS, from_signed
-from monitoring.ledger.tally import FIXED_POINT, Calibration, Count, OutcomeSum, Sum
+from monitoring.ledger.tally import FIXED_POINT, REASONS, Calibration, Count, OutcomeSum, Sum
 from monitoring.ledger.watermarks import feature_levels_of, levels_of
 from monitoring.ledger.window_rows import TOTALS
 from turnout.v1 import prediction_pb2
@@ -65,7 +65,7 @@ class Totals:
     @property
     def fallbacks(self) -> dict[int, int]:
         """Decisions that were answered otherwise, by the number of their FallbackReason; only what occurred."""
-        reasons = self.statistics.tally.counts[Count.REASON :].tolist()
+        reasons = self.statistics.tally.counts[Count.REASON : Count.REASON + REASONS].tolist()
         return {reason: count for reason, count in enumerate(reasons) if reason and count}
 
     @property
@@ -91,6 +91,8 @@ class Totals:
                 number = self.decisions
             case OutcomeSum.COST | OutcomeSum.COST_SQUARED:
                 number = self.count(Count.COSTS)
+            case OutcomeSum.NDCG | OutcomeSum.NDCG_SQUARED:
+                number = self.count(Count.RANKINGS)
             case _:
                 number = self.outcomes
         return as_float(sums[which], number) if number else None

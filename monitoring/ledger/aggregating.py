@@ -36,6 +36,19 @@ class OutcomeChange(NamedTuple):
     outcome: float
     cost: float
     """NaN when none was reported."""
+    key: tuple[str, str] = ("", "")
+    """(tenant, id) of the decision, where its own outcome moved."""
+
+
+class RankingChange(NamedTuple):
+    """A ranking that is added to (sign 1) or taken away from (−1) a cell."""
+
+    sign: int
+    cell: int
+    family: str
+    assigned_at_us: int
+    """Of its first candidate."""
+    ndcg: float
 
 
 class Counted(NamedTuple):
@@ -65,6 +78,7 @@ class Changes:
     shadows_removed: list[tuple[int, Counted]] = field(default_factory=list)
     """Those that gave way to an earlier decision's."""
     shadow_outcomes: list[OutcomeChange] = field(default_factory=list)
+    rankings: list[RankingChange] = field(default_factory=list)
 
 
 class Aggregates:
@@ -87,6 +101,8 @@ class Aggregates:
         outcomes = _group_outcomes([*changes.outcomes, *changes.shadow_outcomes])
         keys = {key for _, grouped in decisions for group in grouped.keys for key in self._keys(*group)}
         keys.update(key for cell, _, minute in outcomes for key in self._keys(cell, minute))
+        rankings = _group_rankings(changes.rankings)
+        keys.update(key for group in rankings for key in self._keys(*group))
         windows = self.totals.get(connection, keys, lambda _: Statistics())
         for sign, grouped in decisions:
             for group, rows in grouped.groups():
@@ -100,6 +116,11 @@ class Aggregates:
         for (cell, family, minute), reported in outcomes.items():
             tally = Tally.of_outcomes(reported, describe(family).target)
             for key in self._keys(cell, minute):
+                windows[key].changed = True
+                windows[key].statistics.tally.add(tally)
+        for group, (signs, values) in rankings.items():
+            tally = Tally.of_rankings(signs, values)
+            for key in self._keys(*group):
                 windows[key].changed = True
                 windows[key].statistics.tally.add(tally)
         self.totals.write(connection, windows.items())
@@ -163,6 +184,18 @@ class _Grouped:
         """Gives each (cell, minute) with the columns of its decisions."""
         for key, part in zip(self.keys, self._parts, strict=True):
             yield key, self._rows.of(part)
+
+
+def _group_rankings(
+    changes: Sequence[RankingChange],
+) -> dict[tuple[int, int], tuple[NDArray[np.int64], NDArray[np.float64]]]:
+    grouped: dict[tuple[int, int], list[RankingChange]] = defaultdict(list)
+    for change in changes:
+        grouped[change.cell, change.assigned_at_us // MINUTE_US * MINUTE_US].append(change)
+    return {
+        key: (np.array([row.sign for row in rows], np.int64), np.array([row.ndcg for row in rows], np.float64))
+        for key, rows in grouped.items()
+    }
 
 
 def _group_outcomes(changes: Sequence[OutcomeChange]) -> dict[tuple[int, str, int], Outcomes]:

@@ -70,16 +70,14 @@ def pack(totals: Iterable[int]) -> bytes:
 
 
 def unpack(data: bytes, count: int) -> list[int]:
-    """Reads `count` sums; the inverse of `pack`. No data are zeros."""
-    if not data:
-        return [0] * count
+    """Reads `count` sums; the inverse of `pack`. What the data are too short for is 0."""
     totals, place = [], 0
-    for _ in range(count):
+    while place < len(data):
         zeros, size = _HEAD.unpack_from(data, place)
         place += _HEAD.size
         totals.append(int.from_bytes(data[place : place + size], "little", signed=True) << zeros)
         place += size
-    return totals
+    return totals + [0] * (count - len(totals))
 
 
 def added(left: Sequence[int], right: Sequence[int]) -> list[int]:

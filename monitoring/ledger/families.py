@@ -19,6 +19,8 @@ class Described:
 
     target: TargetRange
     schema: Schema | None
+    ranking_places: int = 0
+    """Over how many places its rankings are measured; 0 when decisions of a unit are no ranking."""
 
 
 Describe = Callable[[str], Described]
@@ -35,4 +37,5 @@ def describe(name: str) -> Described:
         return UNKNOWN
     target = family.target
     binary = target.kind is declared.TargetKind.BINARY
-    return Described(TargetRange(binary=binary, low=target.low, high=target.high), family.schema)
+    range_ = TargetRange(binary=binary, low=target.low, high=target.high)
+    return Described(range_, family.schema, family.ranking_places)

@@ -10,6 +10,7 @@ from typing import Concatenate, Final, ParamSpec, TypeVar
 
 from sqlalchemy import Connection, insert, select
 
+from monitoring.ledger import rankings
 from monitoring.ledger.aggregating import Aggregates, Changes
 from monitoring.ledger.appended import Appended
 from monitoring.ledger.backfill import AGGREGATED, backfill
@@ -104,6 +105,7 @@ class Store:
         def work(connection: Connection, memory: _Memory) -> Appended:
             writing = self._writing(connection, memory, router)
             result = writing.store(batch)
+            rankings.follow(connection, writing.changes, self._describe)
             memory.aggregates.apply(connection, writing.changes, self._describe)
             self._follow(connection, writing.changes)
             return result

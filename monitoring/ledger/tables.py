@@ -117,6 +117,20 @@ SET_ASIDE: Final = Table(
 )
 """Records that could not be stored, each once."""
 
+RANKINGS: Final = Table(
+    "rankings",
+    METADATA,
+    Column("tenant", Text, nullable=False),
+    Column("family", Text, nullable=False),
+    Column("unit_id", Text, nullable=False),
+    # The last of its candidates to be assigned: retention removes a ranking with it.
+    Column("newest_at_us", BigInteger, nullable=False),
+    Column("candidates", LargeBinary, nullable=False),
+    PrimaryKeyConstraint("unit_id", "family", "tenant"),
+    Index("rankings_by_time", "newest_at_us"),
+)
+"""The candidates of each ranking, as JSON: see `monitoring/ledger/rankings.py`."""
+
 COUNTERS: Final = Table(
     "counters",
     METADATA,

@@ -25,7 +25,7 @@ _CLIP: Final = 1e-15
 
 
 class Count(IntEnum):
-    """Places in the vector of counts; reasons of fallbacks follow the last one."""
+    """Places in the vector of counts; new ones come last, so that older rows can be read."""
 
     DECISIONS = 0
     REPLACED = 1
@@ -40,9 +40,12 @@ class Count(IntEnum):
     TRUE_NEGATIVES = 7
     FALSE_NEGATIVES = 8
     REASON = 9
+    """The first of REASONS places."""
+    RANKINGS = 9 + REASONS
+    """Rankings that were measured."""
 
 
-COUNTS: Final = Count.REASON + REASONS
+COUNTS: Final = Count.RANKINGS + 1
 
 
 class Sum(IntEnum):
@@ -73,6 +76,9 @@ class OutcomeSum(IntEnum):
     """−log of the probability of what happened, v clipped to [1e-15, 1 − 1e-15]; binary targets only."""
     COST = 8
     COST_SQUARED = 9
+    NDCG = 10
+    """Over rankings, not decisions."""
+    NDCG_SQUARED = 11
 
 
 class Calibration(IntEnum):
@@ -164,7 +170,7 @@ class Tally:
         tally = cls()
         tally.counts[Count.DECISIONS] = sign * values.size
         tally.counts[Count.REPLACED] = values.size if sign < 0 else 0
-        tally.counts[Count.REASON :] = sign * np.bincount(reasons, minlength=REASONS)
+        tally.counts[Count.REASON : Count.REASON + REASONS] = sign * np.bincount(reasons, minlength=REASONS)
         terms = (values, values * values, confidences, confidences * confidences, latencies, latencies * latencies)
         tally.sums = [sign * exact_sum(term) for term in terms]
         if target.low is not None and target.high is not None:
@@ -202,13 +208,22 @@ class Tally:
             costs * costs,
         )
         signs = sign.astype(np.float64)
-        tally.outcome_sums = [exact_sum(term * signs) for term in terms]
+        tally.outcome_sums[: len(terms)] = [exact_sum(term * signs) for term in terms]
         if target.binary:
             tally.count_labels(sign, value >= THRESHOLD, outcome == 1.0)
         if target.low is not None and target.high is not None:
             width = target.high - target.low
             said, was = (np.clip((column - target.low) / width, 0.0, 1.0) for column in (value, outcome))
             tally.calibrate(sign, said, was)
+        return tally
+
+    @classmethod
+    def of_rankings(cls, sign: NDArray[np.int64], ndcg: NDArray[np.float64]) -> Tally:
+        """Counts rankings by their NDCG, each added or taken away by its sign."""
+        tally = cls()
+        tally.counts[Count.RANKINGS] = int(sign.sum())
+        tally.outcome_sums[OutcomeSum.NDCG] = exact_sum(ndcg * sign)
+        tally.outcome_sums[OutcomeSum.NDCG_SQUARED] = exact_sum(ndcg * ndcg * sign)
         return tally
 
     def count_labels(self, sign: NDArray[np.int64], said: NDArray[np.bool_], was: NDArray[np.bool_]) -> None:

@@ -16,6 +16,7 @@ from sqlalchemy import Connection, delete, func, select, tuple_
 from monitoring.ledger.aggregating import Aggregates
 from monitoring.ledger.counters import HELD, HELD_BYTES, PRUNED_UNTIL, ROW_BYTES
 from monitoring.ledger.levels import DAY_US, HOUR_US, MINUTE_US
+from monitoring.ledger.rankings import prune_rankings
 from monitoring.ledger.retention import Retention
 from monitoring.ledger.shadows import prune_shadows
 from monitoring.ledger.tables import DECISIONS, FEATURE_WINDOWS, OUTCOMES, WINDOWS
@@ -169,6 +170,7 @@ class Upkeep:
             self.connection.execute(delete(OUTCOMES).where(chosen))
         self.connection.execute(delete(DECISIONS).where(DECISIONS.c.assigned_at_us <= last))
         prune_shadows(self.connection, counters, last)
+        prune_rankings(self.connection, last)
         waiting = self.now_us - LATE_US
         counters[PRUNED_WAITING] += sum(row.assigned_at_us >= waiting and row.recorded_at_us is None for row in rows)
         counters[PRUNED] += len(rows)

@@ -259,7 +259,7 @@ class Writing:
         moved = moved_outcome(sign, outcome)
         self._moved_outcomes.append(moved)
         place = (cell, decision.family, decision.assigned_at_us, decision.value)
-        self.changes.outcomes.append(OutcomeChange(sign, *place, moved.value, moved.cost))
+        self.changes.outcomes.append(OutcomeChange(sign, *place, moved.value, moved.cost, moved.key))
 
     def _shadow_answers(self, rows: Sequence[ShadowRow]) -> None:
         shadows = Shadows(self._connection, self._counters, self._cells, self.changes)

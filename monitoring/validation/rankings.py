@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from operator import itemgetter
 
 import numpy as np
 
@@ -28,6 +30,30 @@ def ndcg(relevance: Sequence[float], places: int | None = None) -> float:
         discounts[places:] = 0.0
     ideal = float(np.sort(gains)[::-1] @ discounts)
     return float(gains @ discounts) / ideal if ideal > 0 else math.nan
+
+
+def ndcg_of_scores(scores: Sequence[float], relevance: Sequence[float], places: int) -> float:
+    """Gives the NDCG of candidates that are ranked by their scores, the highest first; NaN when nothing was relevant.
+
+    Candidates with the same score have no order among themselves: each gets the mean of what their places are worth.
+    The result depends on the candidates only, to the last bit, not on the order in which they are given.
+
+    Raises:
+        InvalidArgument: a relevance is negative or not finite.
+    """
+    if not all(math.isfinite(one) and one >= 0 for one in relevance):
+        raise InvalidArgument("relevance", "relevance is a finite number of at least 0")
+    worth = [1 / math.log2(place + 2) for place in range(min(places, len(scores)))]
+    best = math.fsum(gain * one for gain, one in zip(sorted(relevance, reverse=True), worth, strict=False))
+    if best <= 0:
+        return math.nan
+    ordered = sorted(zip(scores, relevance, strict=True), reverse=True)
+    terms, place = [], 0
+    for _, group in itertools.groupby(ordered, key=itemgetter(0)):
+        gains = [gain for _, gain in group]
+        terms.append(math.fsum(worth[place : place + len(gains)]) * math.fsum(gains) / len(gains))
+        place += len(gains)
+    return min(math.fsum(terms) / best, 1.0)
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from monitoring.ledger.exact import as_float, exact_sum, pack, units, unpack
+from monitoring.ledger.statistics import Statistics
 
 NUMBERS = st.floats(allow_nan=False, allow_infinity=False, max_value=1e300, min_value=-1e300)
 
@@ -39,3 +40,15 @@ def test_packed_sums_come_back(numbers: list[float]) -> None:
     totals = [units(number) for number in numbers]
     assert unpack(pack(totals), len(totals)) == totals
     assert unpack(b"", 3) == [0, 0, 0]
+
+
+def test_rows_of_before_something_was_counted_are_read() -> None:
+    """Shorter columns are filled up with zeros: 41 counts, 10 sums, 3 rows of the calibration table."""
+    whole = Statistics()
+    whole.tally.counts[:41] = np.arange(41)
+    whole.tally.outcome_sums[:10] = range(1, 11)
+    whole.tally.calibration[:3] = 7
+    counts, sums, calibration, *rest = whole.as_columns()
+    short = (counts[: 41 * 8], pack(unpack(sums, 12)[:10]), calibration[: 3 * 20 * 8])
+    read = Statistics.from_columns(*short, *rest)
+    assert read.as_columns()[:4] == whole.as_columns()[:4]

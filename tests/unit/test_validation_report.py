@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
+import random
 
 import numpy as np
 import pytest
@@ -21,7 +22,7 @@ from monitoring.validation.binary import BinaryReport, BinaryStatistics, binary_
 from monitoring.validation.estimates import Quality
 from monitoring.validation.label_free import Unlabelled, expected_performance
 from monitoring.validation.numbers import NumberReport, NumberStatistics, number_report
-from monitoring.validation.rankings import RankingReport, RankingStatistics, ndcg, ranking_report
+from monitoring.validation.rankings import RankingReport, RankingStatistics, ndcg, ndcg_of_scores, ranking_report
 from monitoring.validation.report import VariantWindow, accuracy_change, degraded, full_report
 from services.runtime.errors import InvalidArgument
 
@@ -115,6 +116,28 @@ def test_ndcg_is_scikit_learns(relevance: list[int], places: int) -> None:
     else:
         scores = np.arange(len(relevance), 0, -1)
         assert found == pytest.approx(metrics.ndcg_score([relevance], [scores], k=places))
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 3), st.integers(0, 5)), min_size=2, max_size=12), st.integers(1, 14), st.randoms()
+)
+def test_ndcg_of_scores_is_scikit_learns(rows: list[tuple[int, int]], places: int, chance: random.Random) -> None:
+    """Candidates with the same score share what their places are worth, in whatever order they are given."""
+    scores, relevance = [float(score) for score, _ in rows], [float(gain) for _, gain in rows]
+    found = ndcg_of_scores(scores, relevance, places)
+    if not any(relevance):
+        assert math.isnan(found)
+        return
+    assert found == pytest.approx(metrics.ndcg_score([relevance], [scores], k=places))
+    shuffled = list(zip(scores, relevance, strict=True))
+    chance.shuffle(shuffled)
+    assert ndcg_of_scores([s for s, _ in shuffled], [g for _, g in shuffled], places) == found
+
+
+def test_a_negative_relevance_is_refused() -> None:
+    """By name."""
+    with pytest.raises(InvalidArgument, match="at least 0"):
+        ndcg_of_scores([0.5, 0.1], [1.0, -1.0], 2)
 
 
 def test_rankings_add_up() -> None:
