@@ -9,7 +9,7 @@ from bentos.family import Family
 from monitoring.alerts.conditions import Condition
 from monitoring.cycle import judging
 from monitoring.cycle.findings import FamilySeen, Finding
-from monitoring.cycle.limits import RATIO_SHARE, WINDOWS_SHARE, limits_of
+from monitoring.cycle.limits import QUALITY_LIMITS_SHARE, RATIO_SHARE, WINDOWS_SHARE, limits_of
 from monitoring.cycle.platform import Platform, Split
 from monitoring.cycle.ratio import Mismatch, mismatch
 from services.runtime.monitoring_config import MonitoringSettings, ThresholdValues
@@ -62,7 +62,7 @@ def traffic_conditions(
     judging.judge_drift(looks, findings)
     for one in seen:
         family, limits = declared[one.family].family, declared[one.family].limits
-        alpha = limits.false_alarm_rate * WINDOWS_SHARE
+        alpha = limits.false_alarm_rate * WINDOWS_SHARE * QUALITY_LIMITS_SHARE
         judging.judge_quality(looks, family, one, limits, look=one.look, alpha=alpha)
     ratios = {key: found for key, found in _ratios(splits, arrivals).items() if key[0] in declared}
     alphas = {name: one.limits.false_alarm_rate * RATIO_SHARE for name, one in declared.items()}

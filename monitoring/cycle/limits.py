@@ -13,6 +13,10 @@ MONITORS_SHARE: Final = 0.7
 """Share of a family's false-alarm rate for the online monitors of all its arms and versions."""
 WINDOWS_SHARE: Final = 0.2
 """For comparisons of windows, rates, and absolute limits of quality."""
+QUALITY_LIMITS_SHARE: Final = 0.1
+"""For absolute limits of quality, of the windows' share: half of that of answers, which no windows are compared by."""
+TRAINED_SHARE: Final = 0.1
+"""For the bounds of the training, of the windows' share: the other half."""
 RATIO_SHARE: Final = 0.1
 """For the ratio of the samples. The shares sum to 1."""
 _SAME: Final = {

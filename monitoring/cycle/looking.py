@@ -19,9 +19,11 @@ from monitoring.alerts.tables import MONITORING_STATE
 from monitoring.cycle.findings import FamilySeen, Finding
 from monitoring.cycle.limits import WINDOWS_SHARE, limits_of, thresholds_of
 from monitoring.cycle.monitors import put_state
+from monitoring.cycle.platform import Training
 from monitoring.cycle.rates import arms_of, judge_rates
+from monitoring.cycle.trained import outside_training
 from monitoring.drift import state
-from monitoring.drift.results import Window
+from monitoring.drift.results import DriftResult, Window
 from monitoring.drift.summaries import CategorySummary, NumberSummary, Summary, WindowSummary
 from monitoring.drift.windows import compare_windows
 from monitoring.ledger.aggregates import FeatureSummary, feature_sketches, window_totals
@@ -95,7 +97,13 @@ def save_memory(connection: Connection, memory: Memory, now_us: int) -> None:
 
 
 def look(
-    connection: Connection, family: Family, settings: MonitoringSettings, memory: Memory, now_us: int
+    connection: Connection,
+    family: Family,
+    settings: MonitoringSettings,
+    memory: Memory,
+    now_us: int,
+    *,
+    trained: Mapping[str, Training],
 ) -> tuple[FamilySeen, Memory]:
     """Looks at one family: its traffic, its outcomes, and the comparisons of windows.
 
@@ -105,6 +113,7 @@ def look(
         settings: those in force.
         memory: of the cycles before.
         now_us: end of all windows.
+        trained: what variants were trained on.
 
     Returns:
         what was seen, and the memory after it.
@@ -136,7 +145,7 @@ def look(
     thresholds = thresholds_of(family, settings, WINDOWS_SHARE)
     number = max(looks, 1)
     findings = judge_rates(family, arms, limits_of(family, settings), thresholds, window, number)
-    compared, references = _features(connection, family, thresholds, memory, now_us)
+    compared, references = _features(connection, family, thresholds, memory, now_us, trained=trained, look=number)
     seen = FamilySeen(
         family=family.name,
         window_us=window,
@@ -151,40 +160,50 @@ def look(
 
 
 def _features(
-    connection: Connection, family: Family, thresholds: Thresholds, memory: Memory, now_us: int
+    connection: Connection,
+    family: Family,
+    thresholds: Thresholds,
+    memory: Memory,
+    now_us: int,
+    *,
+    trained: Mapping[str, Training],
+    look: int,
 ) -> tuple[list[Finding], dict[tuple[str, str, int], Reference]]:
     references = dict(memory.references)
     findings: list[Finding] = []
-    digest = family.schema.digest
+    digest, wanted = family.schema.digest, thresholds.reference_decisions
     statement = select(FEATURE_SETS.c.feature_set, FEATURE_SETS.c.variant)
     own = (FEATURE_SETS.c.family == family.name) & (FEATURE_SETS.c.schema_digest == to_signed(digest))
     sets = connection.execute(statement.where(own).order_by(FEATURE_SETS.c.feature_set)).all()
     shared = replace(thresholds, false_alarm_rate=max(thresholds.false_alarm_rate / max(len(sets), 1), 1e-6))
     for feature_set, variant in sets:
         key = (family.name, variant, digest)
-        reference = references.get(key)
-        if reference is None:
-            reference = _first_rows(connection, family, feature_set, variant, thresholds.reference_decisions, now_us)
-            if reference is None:
-                continue
-        current = _current(connection, family, variant, reference, now_us)
-        if current is not None:
-            number = reference.looks + 1
-            results = compare_windows(reference.summary, current, shared, look=number)
-            findings += [Finding(family=family.name, variant=variant, result=one, online=False) for one in results]
-            reference = replace(reference, looks=number)
-        references[key] = reference
+        reference = references.get(key) or _first_rows(connection, family, feature_set, variant, wanted, now_us)
+        training = trained.get(variant)
+        if reference is None and training is None:
+            continue
+        enough = wanted if reference is None else reference.summary.window.decisions
+        current = _newest(connection, family, variant, reference.until_us if reference else 0, enough, now_us)
+        results: tuple[DriftResult, ...] = ()
+        if current is not None and training is not None:
+            results += outside_training(current, training, shared, look=look)
+        if current is not None and reference is not None:
+            reference = replace(reference, looks=reference.looks + 1)
+            results += compare_windows(reference.summary, current, shared, look=reference.looks)
+        findings += [Finding(family=family.name, variant=variant, result=one, online=False) for one in results]
+        if reference is not None:
+            references[key] = reference
     return findings, references
 
 
-def _current(
-    connection: Connection, family: Family, variant: str, reference: Reference, now_us: int
+def _newest(  # noqa: PLR0917 - one look's facts, handed on by one caller
+    connection: Connection, family: Family, variant: str, after_us: int, wanted: int, now_us: int
 ) -> WindowSummary | None:
-    """Gives the newest rows after the reference; None for none."""
+    """Gives the newest rows after an instant, in the shortest span that holds as many as are wanted; None for none."""
     found: WindowSummary | None = None
     until = end = -(-now_us // MINUTE_US) * MINUTE_US
     for span in CURRENT_US:
-        since = max(reference.until_us, end - span)
+        since = max(after_us, end - span)
         if since >= until:
             break
         part = feature_sketches(connection, family.name, variant, since, until, schema_digest=family.schema.digest)
@@ -192,7 +211,7 @@ def _current(
             summary = _summary(part[variant], since, until)
             found = summary if found is None else found.merge(summary)
         until = since
-        if found is not None and found.window.decisions >= reference.summary.window.decisions:
+        if found is not None and found.window.decisions >= wanted:
             break
     return found
 

@@ -174,7 +174,7 @@ class Cycle:
             async with asyncio.timeout(self._answer_seconds):
                 watched = await self.database.exclusively(lambda: self.monitors.watch(self.database))
             async with asyncio.timeout(self._answer_seconds):
-                seen, size = await self._look([one.family for one in declared.values()], settings)
+                seen, size = await self._look([one.family for one in declared.values()], settings, platform)
             online = judging.online_findings(watched.standings, now_us)
             findings = [*online, *(finding for one in seen for finding in one.findings)]
             traffic = traffic_conditions(seen, findings, platform.splits, watched.arrivals, declared)
@@ -190,14 +190,17 @@ class Cycle:
             _log.exception("check cycle failed")
             return replace(found, failure=f"{type(error).__name__}: {error}")
 
-    async def _look(self, families: list[Family], settings: MonitoringSettings) -> tuple[list[FamilySeen], int]:
+    async def _look(
+        self, families: list[Family], settings: MonitoringSettings, platform: Platform
+    ) -> tuple[list[FamilySeen], int]:
         now_us = self._now_us()
 
         def read(connection: Connection) -> tuple[list[FamilySeen], looking.Memory, int]:
             memory = self._memory or looking.load_memory(connection)
             seen = []
             for family in families:
-                one, memory = looking.look(connection, family, settings, memory, now_us)
+                trained = platform.trained(family.name)
+                one, memory = looking.look(connection, family, settings, memory, now_us, trained=trained)
                 seen.append(one)
             return seen, memory, database_bytes(connection)
 

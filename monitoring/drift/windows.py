@@ -75,12 +75,42 @@ def compare_windows(
 def compare_rates(
     rates: Mapping[str, Rate], window: Window, thresholds: Thresholds, *, look: int
 ) -> tuple[DriftResult, ...]:
-    """Holds rates against their limits, each by name: fallbacks, unsure answers, failed calls.
+    """Holds rates against their limits, each by name: fallbacks, unsure answers, failed calls; see `hold_rates`."""
+    return hold_rates(
+        rates,
+        reference=Window(0, 0, 0),
+        current=window,
+        aspect=Aspect.RATE,
+        alpha=SHARES[Aspect.RATE] * thresholds.false_alarm_rate,
+        minimum=thresholds.minimum_decisions,
+        look=look,
+    )
 
-    The test is the exact binomial one (Clopper and Pearson 1934); a limit of 0 is broken by the first occurrence.
+
+def hold_rates(
+    rates: Mapping[str, Rate],
+    *,
+    reference: Window,
+    current: Window,
+    aspect: Aspect,
+    alpha: float,
+    minimum: int,
+    look: int,
+) -> tuple[DriftResult, ...]:
+    """Holds rates against their limits by the exact binomial test (Clopper and Pearson 1934).
+
+    A limit of 0 is broken by the first occurrence.
+
+    Args:
+        rates: each by name.
+        reference: where the limits come from.
+        current: what is judged.
+        aspect: what the rates are about.
+        alpha: false-alarm rate of all of them over all looks.
+        minimum: decisions under which no verdict is given.
+        look: number of this look, from 1.
     """
-    alpha = SHARES[Aspect.RATE] * thresholds.false_alarm_rate
-    return _limited(_Look(Aspect.RATE, alpha, Window(0, 0, 0), window, thresholds.minimum_decisions, look), rates)
+    return _limited(_Look(aspect, alpha, reference, current, minimum, look), rates)
 
 
 def _compared(look: _Look, limit: float, pairs: Mapping[str, tuple[Summary, Summary]]) -> tuple[DriftResult, ...]:

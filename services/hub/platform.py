@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from functools import lru_cache
 from pathlib import Path
 
 from bentos import manifest
-from monitoring.cycle.platform import Platform, Served, Split
+from monitoring.cycle.platform import Platform, Served, Split, Training
 from services.control.fitting import Ready
 from services.runtime.config import Config
 from services.runtime.errors import FailedPrecondition
@@ -28,18 +29,20 @@ def platform_of(config: Config, running: Running, *, now_us: int) -> Platform:
     """
     experiments, ready = running
     home = Home(config.home)
-    served = tuple(
-        Served(
-            family=family,
-            variant=variant,
-            trained_at_us=_trained_at(home.bento(declared.bento)) if declared.bento else None,
-            ready=None if ready is None else (family, variant) in ready,
-            sleeps=declared.scale_to_zero,
-        )
-        for family, settings in config.families.items()
-        for variant, declared in settings.variants.items()
-    )
-    return Platform(tuple(config.families), served, tuple(_split(one, now_us) for one in experiments))
+    served = []
+    for family, settings in config.families.items():
+        for variant, declared in settings.variants.items():
+            at_us, training = _trained(home.bento(declared.bento)) if declared.bento else (None, None)
+            one = Served(
+                family=family,
+                variant=variant,
+                trained_at_us=at_us,
+                ready=None if ready is None else (family, variant) in ready,
+                training=training,
+                sleeps=declared.scale_to_zero,
+            )
+            served.append(one)
+    return Platform(tuple(config.families), tuple(served), tuple(_split(one, now_us) for one in experiments))
 
 
 def platform_source(
@@ -59,12 +62,40 @@ def _split(experiment: Experiment, now_us: int) -> Split:
     return Split(family=experiment.family, experiment=experiment.name, revision=experiment.revision, weights=weights)
 
 
-@lru_cache(maxsize=1024)
-def _trained_at(folder: Path) -> int | None:
-    """Gives when a bento was trained; a bento never changes. None where its manifest does not say."""
+def _trained(folder: Path) -> tuple[int | None, Training | None]:
+    """Gives when a bento was trained, and on what; None where nobody says."""
     try:
-        said = manifest.read(folder).provenance.get("created_at")
+        return _read(folder)
+    except FailedPrecondition:
+        # It may not be packaged yet: the next look may find it.
+        return None, None
+
+
+@lru_cache(maxsize=1024)
+def _read(folder: Path) -> tuple[int | None, Training | None]:
+    """Reads a manifest once: a bento never changes."""
+    said = manifest.read(folder)
+    at = _instant(said.provenance.get("created_at"))
+    at_us = None if at is None else int(at * 1e6)
+    if not said.bounds or len(said.bounds) != len(said.features):
+        return at_us, None
+    rows = said.provenance.get("rows")
+    training = Training(
+        bounds={
+            name: (-math.inf if low is None else low, math.inf if high is None else high)
+            for name, (low, high) in zip(said.features, said.bounds, strict=True)
+        },
+        rows=int(rows.get("train", 0)) if isinstance(rows, dict) else 0,
+        since_s=_instant(said.provenance.get("from")) or 0.0,
+        until_s=_instant(said.provenance.get("test_from") or said.provenance.get("to")) or 0.0,
+    )
+    return at_us, training
+
+
+def _instant(said: object) -> float | None:
+    """Reads a manifest's ISO instant, in seconds since 1970; None where it is none."""
+    try:
         at = datetime.fromisoformat(str(said))
-    except (FailedPrecondition, ValueError):
+    except ValueError:
         return None
-    return int((at if at.tzinfo else at.replace(tzinfo=UTC)).timestamp() * 1e6)
+    return (at if at.tzinfo else at.replace(tzinfo=UTC)).timestamp()

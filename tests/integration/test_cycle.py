@@ -11,9 +11,10 @@ import structlog
 from sqlalchemy import Connection, inspect
 
 from monitoring.cycle.health import Dimension, State
-from monitoring.cycle.platform import Platform, Served, Split
+from monitoring.cycle.platform import Platform, Served, Split, Training
 from monitoring.cycle.running import cycling
 from monitoring.cycle.tables import METADATA
+from monitoring.drift.results import Window
 from services.runtime.database import open_database, sqlite_url
 from services.runtime.database.sqlite import run_outside_transaction
 from services.runtime.errors import Unavailable
@@ -218,6 +219,33 @@ async def test_missing_values_and_new_categories_are_data_quality(url: str) -> N
         stage.traffic.change = holes
         await _run(stage, 1500)
         assert ("data_quality", "c") in stage.firing()
+
+
+@pytest.mark.parametrize("shift", [0.0, 3.0])
+async def test_what_the_training_never_saw_is_told_from_the_first_rows_on(url: str, shift: float) -> None:
+    """Feature b is far from the bounds of the bento from the start: no change shows it, the manifest does."""
+    async with a_stage(url) as stage:
+
+        def trained(**others: tuple[float, float]) -> None:
+            bounds = dict.fromkeys("abc", (-3.1, 3.1)) | {"kind": (0.0, 0.5)} | others
+            training = Training(bounds=bounds, rows=10_000, since_s=1e9, until_s=2e9)
+            served = Served(family="toy", variant="model", trained_at_us=None, ready=True, training=training)
+            stage.platform.append(Platform(families=("toy",), served=(served,)))
+
+        trained()
+        stage.traffic.shift = shift
+        await _run(stage, 500)
+        assert stage.firing() == ({("data_quality", "b")} if shift else set())
+        found = [one.result for one in stage.cycle.report.findings if one.result.subject.endswith("outside training")]
+        # Codes of categories have no bounds.
+        assert [one.subject for one in found] == [f"{name}: outside training" for name in "abc"]
+        assert found[0].reference == Window(10_000, 1e9, 2e9)
+        await _run(stage, 3000)
+        assert stage.firing() == ({("data_quality", "b")} if shift else set())
+        # A training that has seen it ends it.
+        trained(b=(shift - 3.1, shift + 3.1))
+        await _run(stage, 3500)
+        assert stage.firing() == set()
 
 
 async def test_arms_that_do_not_get_their_shares(url: str) -> None:
