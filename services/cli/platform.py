@@ -11,6 +11,7 @@ from typing import Final
 
 from services.cli.child import Change, Child, State
 from services.cli.process import Program, StartFailed, python_program
+from services.cli.scraping import write_targets
 from services.runtime.config import Config, ConfigError, read_config
 from services.runtime.errors import FailedPrecondition
 from services.runtime.followed_file import fingerprint
@@ -59,7 +60,7 @@ class Platform:
         self.children: dict[str, Child] = {}
         self.config = config
         self._path = path
-        self._notify = notify
+        self._tell = notify
         self._logs = config.home / "logs"
         self._seen = fingerprint(path)
 
@@ -149,6 +150,14 @@ class Platform:
         self._notify(
             Change(name, State.READY, "started: it is new in the file" if old is None else "restarted: changed")
         )
+
+    def _notify(self, change: Change) -> None:
+        # A process that stops because all stop, or that died, stays a target: that it is away is for Prometheus to see.
+        if change.state is State.READY or (change.state is State.STOPPED and change.reason):
+            # A full disk must not end the supervisor; the next change writes again.
+            with contextlib.suppress(OSError):
+                write_targets(self.config.home, {name: child.addresses for name, child in self.children.items()})
+        self._tell(change)
 
     def _add(self, program: Program) -> Child:
         log = self._logs / f"{program.name.replace('/', '-')}.log"

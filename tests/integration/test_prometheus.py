@@ -24,14 +24,19 @@ from monitoring.alerts.conditions import Verdict
 from monitoring.alerts.handlers.deliveries import Deliveries
 from monitoring.alerts.kinds import AlertType, Rule, Severity
 from monitoring.alerts.metrics import AlertMetrics
+from monitoring.ledger.appended import Appended
 from monitoring.ledger.metrics import LedgerMetrics
 from monitoring.metrics import MAX_LABEL_SETS, MonitoringMetrics
-from router.metrics import RouterMetrics
+from router.accounts import JournalStatus
+from router.metrics import AttemptKind, RouterMetrics
+from router.resilience.reasons import Fallback
+from services.cli.scraping import TARGETS, write_targets
 from services.model_server.metrics import ModelMetrics
 from services.runtime.database import open_database
 from services.runtime.monitoring_config import AlertHandler
 from services.runtime.transcoding.metrics import HttpMetrics
 from tests.integration.alerts_under_test import Clock, a_condition, an_engine
+from turnout.v1.prediction_pb2 import FALLBACK_REASON_TIMEOUT, FALLBACK_REASON_UNSPECIFIED
 
 ROOT = Path(__file__).resolve().parents[2]
 RULES = ROOT / "monitoring" / "rules"
@@ -136,6 +141,90 @@ def test_every_panel_of_the_dashboard_parses(tmp_path: Path) -> None:
     panels = json.loads(DASHBOARD.read_text())["panels"]
     assert len({panel["id"] for panel in panels}) == len(panels)
     assert all(panel["description"] for panel in panels if panel["type"] != "row")
+
+
+def busy() -> CollectorRegistry:
+    """Everything that our processes export, once something of each kind has happened."""
+    registry = CollectorRegistry()
+    router, model = RouterMetrics(registry), ModelMetrics(registry, clock=lambda: 0.0)
+    ledger, alerts, monitor = LedgerMetrics(registry), AlertMetrics(registry), MonitoringMetrics(registry)
+    router.follow_admission(lambda: 10.0, lambda: 1.0)
+    router.follow_journal(
+        lambda: JournalStatus(started=3, stored=1, pending=1, set_aside=1, missing=0, held=0, disk_bytes=0)
+    )
+    for fallback in (FALLBACK_REASON_UNSPECIFIED, FALLBACK_REASON_TIMEOUT):
+        router.predictions("dispatch", ("dispatch", "a", "a", fallback), 1)
+    router.latency("dispatch", 0.002)
+    router.refused("turnout.v1.PredictionService", 13)
+    router.failed_attempt("dispatch", "a", Fallback.TIMEOUT)
+    router.extra_attempt("dispatch", "a", AttemptKind.HEDGE)
+    model.describe(family="dispatch", variant="a", version="1")
+    model.watch_queue(lambda: 0.0)
+    model.ran(1, 4, 0.002)
+    ledger.appended(Appended(decisions=1, joined=1), 0.01)
+    alerts.delivery("log", "delivered", 0.01)
+    alerts.waiting("log", 0)
+    alerts.show([], 0)
+    monitor.predicted("dispatch", "a", "high", 1)
+    monitor.accuracy("dispatch", "a", 0.9)
+    monitor.health("model", "dispatch", 1)
+    monitor.drift("dispatch", "feature", "a", "x", 0.1)
+    monitor.cycle(0.1, ended_at=1.0, done=True)
+    return registry
+
+
+def test_every_panel_shows_something_of_a_busy_platform(tmp_path: Path) -> None:
+    """Each query finds what our processes export, with the labels that it names; so does each recorded series."""
+    promtool = program("promtool")
+    series = []
+    for metric in busy().collect():
+        for sample in metric.samples:
+            labels = ",".join(f'{name}="{text}"' for name, text in {"job": "turnout", **sample.labels}.items())
+            rises = metric.type in {"counter", "histogram"}
+            series.append({"series": f"{sample.name}{{{labels}}}", "values": "1+1x20" if rises else "1x20"})
+    queries = [expr.replace("$__rate_interval", "5m").replace("$family", "dispatch") for expr in drawn()]
+    expected = [{"labels": "{}", "value": 1}]
+    asked = [
+        {"expr": f"count({query}) > bool 0", "eval_time": "10m", "exp_samples": expected}
+        for query in [*queries, *recorded()]
+    ]
+    rules = tmp_path / "panels.yaml"
+    group = {"interval": "30s", "input_series": series, "promql_expr_test": asked}
+    rules.write_text(yaml.safe_dump({"rule_files": [str(RULES / "recording.yaml")], "tests": [group]}))
+    assert "SUCCESS" in run(promtool, "test", "rules", str(rules))
+
+
+def test_a_platform_without_fallbacks_shows_a_share_of_zero(tmp_path: Path) -> None:
+    """No data and no fallback are two things."""
+    promtool = program("promtool")
+    series = 'turnout_predictions_total{family="dispatch",fallback="none"}'
+    expected = [{"labels": 'family:turnout_fallbacks:ratio_rate5m{family="dispatch"}', "value": 0}]
+    asked = {"expr": "family:turnout_fallbacks:ratio_rate5m", "eval_time": "10m", "exp_samples": expected}
+    group = {"interval": "30s", "input_series": [{"series": series, "values": "0+60x20"}], "promql_expr_test": [asked]}
+    rules = tmp_path / "rules.yaml"
+    rules.write_text(yaml.safe_dump({"rule_files": [str(RULES / "recording.yaml")], "tests": [group]}))
+    assert "SUCCESS" in run(promtool, "test", "rules", str(rules))
+
+
+def test_a_real_prometheus_finds_the_processes_of_turnout_up(tmp_path: Path) -> None:
+    """The file of targets is one that Prometheus takes; a process without metrics is left out."""
+    promtool = program("promtool")
+    addresses = {
+        "hub": {"grpc": "127.0.0.1:1", "metrics": "127.0.0.1:2"},
+        "router": {"grpc": "127.0.0.1:3"},
+        "dispatch/a": {"metrics": "127.0.0.1:4"},
+    }
+    write_targets(tmp_path, addresses)
+    config = tmp_path / "prometheus.yaml"
+    scrape = {"job_name": "turnout", "file_sd_configs": [{"files": [str(tmp_path / TARGETS)]}]}
+    config.write_text(yaml.safe_dump({"scrape_configs": [scrape]}))
+    run(promtool, "check", "config", str(config))
+    found = json.loads((tmp_path / TARGETS).read_text())
+    assert [(one["targets"], one["labels"]["job"], one["labels"]["process"]) for one in found] == [
+        (["127.0.0.1:2"], "turnout-hub", "hub"),
+        (["127.0.0.1:4"], "turnout-model-server", "dispatch/a"),
+    ]
+    assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
 
 
 def test_metrics_are_named_by_the_conventions(tmp_path: Path) -> None:
