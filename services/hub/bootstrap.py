@@ -126,13 +126,20 @@ async def running(
             monitoring = monitoring_service(calls, *alerts.calls(stopping=stopping))
             services.extend(
                 (
-                    Bound(_LEDGER, ledger, identify, Admission(_LEDGER_CALLS)),
+                    Bound(_LEDGER, ledger, identify, Admission(_LEDGER_CALLS), Admission(_LEDGER_CALLS)),
                     Bound(_EXPERIMENTS, experiments, identify, Admission(_EXPERIMENT_CALLS)),
                     Bound(MONITORING, monitoring, identify, Admission(_MONITORING_CALLS)),
                 )
             )
             return [
-                bind(one.service, one.implementation, identify=identify, admission=one.admission) for one in services
+                bind(
+                    one.service,
+                    one.implementation,
+                    identify=identify,
+                    admission=one.admission,
+                    streams=one.streams,
+                )
+                for one in services
             ]
 
         async with (

@@ -23,10 +23,12 @@ from google.rpc import error_details_pb2, status_pb2
 from services.runtime.admission import Admission
 from services.runtime.errors import INTERNAL, INTERNAL_MESSAGE, InvalidArgument, ResourceExhausted, TurnoutError
 from services.runtime.identity import Identify, everybody
+from services.runtime.unread import end_if_unread
 
 __all__ = ["Admission", "GrpcCall", "bind", "retry_after_ms", "snake_case", "status_details", "too_many"]
 CODES: Final = {code.value[0]: code for code in grpc.StatusCode}
 _log = structlog.get_logger(__name__)
+MAX_STREAMS: Final = 64
 Context = grpc.aio.ServicerContext[Any, Any]
 
 
@@ -68,6 +70,7 @@ class _Boundary:
     service: str
     identify: Identify
     admission: Admission
+    streams: Admission
     critical: Callable[[bytes], bool] | None
     refused: Refused | None
 
@@ -78,6 +81,7 @@ def bind(
     *,
     identify: Identify = everybody,
     admission: Admission | None = None,
+    streams: Admission | None = None,
     critical: Callable[[bytes], bool] | None = None,
     refused: Refused | None = None,
 ) -> grpc.GenericRpcHandler:
@@ -88,13 +92,15 @@ def bind(
         implementation: its methods.
         identify: knows tenants by their credentials.
         admission: lets calls in; a multiplexed stream is let in always, its calls are the implementation's to ask for.
+        streams: lets calls in that are answered by a stream: they last, and must not keep short ones out.
         critical: tells from a serialized request whether its call is let in whatever the load.
         refused: counts the calls that ended with an error.
 
     Raises:
         AttributeError: the implementation lacks a method.
     """
-    boundary = _Boundary(service.full_name, identify, admission or Admission(1 << 30), critical, refused)
+    room, streams = admission or Admission(1 << 30), streams or Admission(MAX_STREAMS)
+    boundary = _Boundary(service.full_name, identify, room, streams, critical, refused)
     handlers = {method.name: _handler(method, implementation, boundary) for method in service.methods}
     return grpc.method_handlers_generic_handler(service.full_name, handlers)
 
@@ -139,7 +145,7 @@ def _unary_unary(
 def _unary_stream(
     function: Callable[..., AsyncIterator[Message]], request_type: type[Message], boundary: _Boundary
 ) -> Callable[[bytes, Context], AsyncIterator[bytes]]:
-    admission = boundary.admission
+    admission = boundary.streams
 
     async def handle(raw: bytes, context: Context) -> AsyncIterator[bytes]:
         if wait := admission.enter():
@@ -147,7 +153,10 @@ def _unary_stream(
         try:
             call = GrpcCall(context, _tenant(context, boundary.identify))
             async for reply in function(request_type.FromString(raw), call):
+                # Who does not read has the sending hang: nothing else would end the call.
+                stuck = end_if_unread(context)
                 yield reply.SerializeToString()
+                stuck.cancel()
         except Exception as error:  # noqa: BLE001 - the one boundary
             raise await _abort(context, _visible(error, request_type), boundary) from None
         finally:

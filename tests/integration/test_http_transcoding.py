@@ -106,7 +106,7 @@ class Http:
 async def serving(identify: Any = everybody, limit: int = 8, **more: Any) -> AsyncIterator[Http]:
     recorders = {service.name: Recorder(service) for service in SERVICES}
     gate = Admission(limit)
-    bound = [Bound(service, recorders[service.name], identify, gate) for service in SERVICES]
+    bound = [Bound(service, recorders[service.name], identify, gate, gate) for service in SERVICES]
     stopping, registry = asyncio.Event(), CollectorRegistry()
     app = transcoder(bound, title="test", stopping=stopping, metrics=HttpMetrics(registry), **more)
     async with (

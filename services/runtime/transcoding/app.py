@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Final
@@ -16,6 +17,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route as WebRoute
+from starlette.types import Message as AsgiMessage
 from starlette.types import Receive, Scope, Send
 
 from services.runtime.errors import DeadlineExceeded, ResourceExhausted, TurnoutError, Unavailable
@@ -27,6 +29,7 @@ from services.runtime.transcoding.metrics import HttpMetrics
 from services.runtime.transcoding.openapi import document
 from services.runtime.transcoding.routes import Bound, Route, routes_of
 from services.runtime.transcoding.streaming import STOPPING, Stream, begin, form_of
+from services.runtime.unread import UNREAD_SECONDS
 
 OPENAPI: Final = "/openapi.json"
 LIVE: Final = "/livez"
@@ -106,6 +109,7 @@ class _Endpoint:
         self._bound, self._method, self._hosts, self._stopping = route.bound, route.method, hosts, stopping
         self._function = getattr(route.bound.implementation, snake_case(route.method.name))
         self._request_type = GetMessageClass(route.method.input_type)
+        self._gate = route.bound.room_of(route.method)
 
     async def post(self, request: Request) -> Response:
         async def decode() -> Message:
@@ -130,7 +134,7 @@ class _Endpoint:
         return response
 
     async def _guarded_call(self, request: Request, decode: Callable[[], Awaitable[Message]]) -> Response:
-        gate = self._bound.admission
+        gate = self._gate
         try:
             check_origin(request.headers, self._hosts)
             self._check_room()
@@ -149,7 +153,7 @@ class _Endpoint:
     def _check_room(self) -> None:
         if self._stopping.is_set():
             raise Unavailable("", STOPPING)
-        if self._bound.admission.under_way >= self._bound.admission.limit:
+        if self._gate.under_way >= self._gate.limit:
             raise ResourceExhausted("", "the server has too many calls under way; try again")
 
     async def _call(self, request: Request, decode: Callable[[], Awaitable[Message]]) -> Response:
@@ -161,7 +165,7 @@ class _Endpoint:
         if self._method.server_streaming:
             answers = self._function(message, HttpCall(tenant, peer, None))
             stream = await begin(answers, form_of(request.headers), visible=_visible, stopping=self._stopping)
-            return _StreamResponse(stream, self._bound.admission, self._metrics)
+            return _StreamResponse(stream, self._gate, self._metrics)
         reply = await _within(seconds, self._function(message, HttpCall(tenant, peer, deadline)))
         return Response(to_json(reply), media_type="application/json", headers=_HEADERS)
 
@@ -174,10 +178,16 @@ class _StreamResponse(StreamingResponse):
         self._stream, self._gate, self._metrics = stream, gate, metrics
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def send_in_time(message: AsgiMessage) -> None:
+            # Who does not read has the sending hang: nothing else would end the stream.
+            async with asyncio.timeout(UNREAD_SECONDS):
+                await send(message)
+
         self._gate.under_way += 1
         self._metrics.stream_opened()
         try:
-            await super().__call__(scope, receive, send)
+            with contextlib.suppress(TimeoutError):
+                await super().__call__(scope, receive, send_in_time)
         finally:
             self._gate.under_way -= 1
             self._metrics.stream_closed()

@@ -58,9 +58,10 @@ class Connection(H11Protocol):
 
     @property
     def idle(self) -> bool:
-        """Whether it waits for a request: none is being answered."""
+        """Whether it waits for a request, or to be closed: none is being answered."""
         cycle: Any = self.cycle  # None before the first request, whatever its declared type says
-        return self.waits_since is not None and (cycle is None or cycle.response_complete)
+        done = cycle is None or cycle.response_complete or self.transport.is_closing()
+        return self.waits_since is not None and done
 
     def give_up(self) -> None:
         """Ends it, whatever is still to be sent."""

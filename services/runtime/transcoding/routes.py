@@ -13,13 +13,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
 from google.protobuf.descriptor_pb2 import MethodOptions
 
-from services.runtime.grpc_binding import Admission
+from services.runtime.grpc_binding import MAX_STREAMS, Admission
 from services.runtime.identity import Identify
 
 _READS: Final = re.compile(r"(Get|List|Find|Summarize)(?=[A-Z])")
@@ -31,13 +31,18 @@ class Bound:
     """A service, who answers its methods, and who may call it.
 
     `implementation` has `async def name(request, call)` for each unary method and an async generator of that form for
-    each stream, as for gRPC.
+    each stream, as for gRPC. Streams have a room of their own: they last, and must not keep short calls out.
     """
 
     service: ServiceDescriptor
     implementation: object
     identify: Identify
     admission: Admission
+    streams: Admission = field(default_factory=lambda: Admission(MAX_STREAMS))
+
+    def room_of(self, method: MethodDescriptor) -> Admission:
+        """Gives what lets calls of a method in."""
+        return self.streams if method.server_streaming else self.admission
 
 
 @dataclass(frozen=True, slots=True)
