@@ -201,9 +201,9 @@ async def served(stage: Stage, books: RouterBook | None = None) -> AsyncIterator
 
 @contextlib.asynccontextmanager
 async def a_stage(
-    url: str, settings: MonitoringSettings = SETTINGS, clock: Clock | None = None, *, answer_seconds: float = 60.0
+    url: str, settings: MonitoringSettings = SETTINGS, clock: Clock | None = None
 ) -> AsyncIterator[Stage]:
-    """Opens everything on a database; the cycle waits for an answer of the database for `answer_seconds`."""
+    """Opens everything on a database."""
     clock = clock or Clock()
     registry = CollectorRegistry()
     declared: list[MonitoringSettings] = [settings]
@@ -228,6 +228,5 @@ async def a_stage(
                 metrics=metrics,
                 now_us=clock,
                 clock=clock.seconds,
-                answer_seconds=answer_seconds,
             )
             yield Stage(database, store, alerts, monitors, cycle, clock, Traffic(store, clock), registry, platform)

@@ -156,11 +156,12 @@ async def test_a_server_that_is_killed_in_the_middle_of_a_cycle(
 
 async def test_a_server_that_hangs(server: PostgreSQL, url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """PostgreSQL takes calls and never answers: a cycle ends all the same, says so, and goes on when it wakes up."""
-    monkeypatch.setattr(monitoring.alerts.engine, "SAVE_SECONDS", 0.3)
-    async with a_stage(url, SOON, answer_seconds=0.3) as stage:
+    async with a_stage(url, SOON) as stage:
         records = await _begun(stage)
         await stage.cycle.once()
-        with server.frozen():
+        with server.frozen(), monkeypatch.context() as impatient:
+            impatient.setattr(monitoring.alerts.engine, "SAVE_SECONDS", 0.3)
+            impatient.setattr(stage.cycle, "_answer_seconds", 0.3)
             for _ in range(2):
                 async with asyncio.timeout(30):
                     await stage.cycle.once()
@@ -243,10 +244,13 @@ ROOT = Path(__file__).resolve().parents[2]
 def a_hub(config: Path) -> Iterator[dict[str, str]]:
     """A hub in a process of its own; gives its addresses."""
     command = [sys.executable, "-m", "services.hub", "--config", str(config)]
-    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    with (config.parent / "log").open("w") as log:
+        process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=log, text=True)
     try:
         assert process.stdout is not None
-        yield json.loads(process.stdout.readline())
+        ready = process.stdout.readline()
+        assert ready, (config.parent / "log").read_text()
+        yield json.loads(ready)
     finally:
         process.kill()
         process.communicate(timeout=30)
