@@ -10,6 +10,7 @@ from monitoring.alerts.conditions import Condition
 from monitoring.cycle import judging
 from monitoring.cycle.findings import FamilySeen, Finding
 from monitoring.cycle.limits import QUALITY_LIMITS_SHARE, RATIO_SHARE, WINDOWS_SHARE, limits_of
+from monitoring.cycle.looks import Looks
 from monitoring.cycle.platform import Platform, Split
 from monitoring.cycle.ratio import Mismatch, mismatch
 from services.runtime.monitoring_config import MonitoringSettings, ThresholdValues
@@ -36,7 +37,7 @@ def declared_families(
 
 def model_conditions(platform: Platform, declared: Mapping[str, Declared], now_us: int) -> list[Condition]:
     """Says which variants cannot be reached, and which are old."""
-    looks = judging.Looks()
+    looks = Looks()
     known = replace(platform, served=tuple(one for one in platform.served if one.family in declared))
     judging.judge_models(looks, known, {name: one.limits.stale_days for name, one in declared.items()}, now_us)
     return looks.conditions()
@@ -58,7 +59,7 @@ def traffic_conditions(
         arrivals: units that came to them.
         declared: the families of `seen`, and those of the experiments that are judged.
     """
-    looks = judging.Looks()
+    looks = Looks()
     judging.judge_drift(looks, findings)
     for one in seen:
         family, limits = declared[one.family].family, declared[one.family].limits

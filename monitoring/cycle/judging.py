@@ -7,14 +7,13 @@ variant; an arm. Where several tests speak of it, the worst verdict counts.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Final
 
 from bentos.family import RULES, Family
-from monitoring.alerts.conditions import Condition
 from monitoring.alerts.conditions import Verdict as Holds
 from monitoring.alerts.kinds import AlertType, Severity
 from monitoring.cycle.findings import FamilySeen, Finding
+from monitoring.cycle.looks import Looks, place
 from monitoring.cycle.monitors import Standing
 from monitoring.cycle.platform import Platform
 from monitoring.cycle.quality import report, statistics
@@ -28,73 +27,12 @@ from services.runtime.monitoring_config import ThresholdValues
 DAY_US: Final = 86_400_000_000
 QUIET_US: Final = DAY_US
 """A monitor without a decision for so long says nothing any more."""
-_MAX_SUMMARY: Final = 1000
 _RATES: Final = {
     "fallback rate": AlertType.HIGH_FALLBACK_RATE,
     "error rate": AlertType.HIGH_ERROR_RATE,
     "low-confidence rate": AlertType.LOW_CONFIDENCE,
     "slow answers": AlertType.HIGH_LATENCY,
 }
-
-
-@dataclass(slots=True)
-class _Look:
-    verdicts: list[Holds] = field(default_factory=list)
-    summary: str = ""
-    value: float | None = None
-    limit: float | None = None
-    severity: Severity | None = None
-
-
-class Looks:
-    """Gathers what was said of each condition."""
-
-    def __init__(self) -> None:
-        self._looks: dict[tuple[AlertType, tuple[tuple[str, str], ...]], _Look] = {}
-
-    def add(
-        self,
-        kind: AlertType,
-        labels: Mapping[str, str],
-        verdict: Holds,
-        summary: str,
-        *,
-        value: float | None = None,
-        limit: float | None = None,
-        severity: Severity | None = None,
-    ) -> None:
-        """Takes what one test says; labels without a value are left out."""
-        key = (kind, tuple(sorted((name, text) for name, text in labels.items() if text)))
-        look = self._looks.setdefault(key, _Look())
-        if verdict is Holds.HOLDS and Holds.HOLDS in look.verdicts:
-            look.summary = f"{look.summary}; {summary}"
-            look.severity = max(filter(None, (look.severity, severity)), default=None)
-        elif verdict is Holds.HOLDS or not look.verdicts:
-            look.summary, look.value, look.limit, look.severity = summary, value, limit, severity
-        look.verdicts.append(verdict)
-
-    def conditions(self) -> list[Condition]:
-        """Gives one condition for each thing that was looked at: it is clear when no test says otherwise.
-
-        A test without enough data leaves open only what no other test has an opinion on.
-        """
-        found = []
-        for (kind, labels), look in self._looks.items():
-            said = set(look.verdicts)
-            verdict = next(one for one in (Holds.HOLDS, Holds.CLEAR, Holds.UNKNOWN) if one in said)
-            summary = look.summary.encode()[:_MAX_SUMMARY].decode(errors="ignore")
-            found.append(
-                Condition(
-                    type=kind,
-                    labels=dict(labels),
-                    verdict=verdict,
-                    summary=summary,
-                    severity=look.severity,
-                    value=look.value,
-                    limit=look.limit,
-                )
-            )
-        return found
 
 
 def online_findings(standings: Sequence[Standing], now_us: int) -> list[Finding]:
@@ -146,9 +84,10 @@ def judge_drift(looks: Looks, findings: Iterable[Finding]) -> None:
                 if finding.online or result.subject not in _RATES:
                     continue
                 kind = _RATES[result.subject]
-        where = " ".join(filter(None, (finding.arm, finding.variant)))
-        summary = f"{finding.family}{f' ({where})' if where else ''}: {result.detail}"
-        looks.add(kind, labels, _holds(result.verdict), summary, value=_finite(result.effect), limit=result.limit)
+        where = place(finding.arm, finding.variant)
+        summary = result.detail if where else f"{finding.family}: {result.detail}"
+        value, verdict = _finite(result.effect), _holds(result.verdict)
+        looks.add(kind, labels, verdict, summary, where=where, value=value, limit=result.limit)
 
 
 def judge_quality(
@@ -167,9 +106,8 @@ def judge_quality(
         if found is None:
             continue
         verdict, sentence, value, limit, severity = found
-        summary = f"{family.name} ({arm} {variant}): {sentence}"
-        kind = AlertType.PERFORMANCE_DEGRADATION
-        looks.add(kind, labels, verdict, summary, value=value, limit=limit, severity=severity)
+        kind, where = AlertType.PERFORMANCE_DEGRADATION, place(arm, variant)
+        looks.add(kind, labels, verdict, sentence, where=where, value=value, limit=limit, severity=severity)
 
 
 def _quality(
