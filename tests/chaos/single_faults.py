@@ -53,10 +53,11 @@ async def under_fault(
                     await _until_back(stage, traffic, healed[0], result, options.rate)
             result.take(traffic, watch)
             # Where no link was open, no breaker had anything to do at first.
-            if traffic.shut and not traffic.fallbacks["UNAVAILABLE"]:
-                seconds = traffic.shut[0] - broke[0]
+            opened = next((at for at in traffic.shut if at >= broke[0]), None)
+            if opened is not None and not traffic.fallbacks["UNAVAILABLE"]:
+                seconds = opened - broke[0]
                 result.notes.append(f"breaker open after {seconds:.2f} s")
-                if seconds - watch.stalled(broke[0], traffic.shut[0]) > OPEN_SECONDS:
+                if seconds - watch.stalled(broke[0], opened) > OPEN_SECONDS:
                     result.broken.append(f"the breaker opened only after {seconds:.1f} s")
             await close_books(stage, traffic, result)
         finally:
