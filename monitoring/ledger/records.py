@@ -17,9 +17,12 @@ from services.runtime.errors import InvalidArgument
 from services.runtime.identifiers import MAX_TEXT, check_decision_id
 from turnout.v1 import ledger_pb2
 
-MAX_RECORD_BYTES: Final = 256 << 10
-"""A decision has at most 512 features of 4 bytes and a few texts of 1 KiB."""
-MAX_CANONICAL_BYTES: Final = 64 << 10
+MAX_RECORD_BYTES: Final = 1 << 20
+"""A decision has at most 512 features of 4 bytes and a few texts of 1 KiB; the snapshot of an experiment is larger."""
+MAX_CANONICAL_BYTES: Final = 1_000_000
+"""As large as the control plane lets an experiment be: a decision whose experiment is not stored cannot be replayed."""
+LAST_US: Final = 253_402_300_799_999_999
+"""The end of the year 9999: no calendar has a name for what comes after."""
 MAX_LABEL: Final = 63
 LARGEST: Final = 1e150
 """Largest magnitude of a prediction, an outcome or a cost: their squares and products must be numbers too."""
@@ -200,8 +203,7 @@ def read_decision(decision: ledger_pb2.Decision) -> DecisionRow:
         raise _Damaged("prediction.confidence is not in [0, 1]")
     if not (0.0 < propensity <= 1.0 or (propensity == 0.0 and not arm)):
         raise _Damaged("prediction.assignment.propensity is not in (0, 1]")
-    if decision.assigned_at_unix_us < 0:
-        raise _Damaged("assigned_at_unix_us is under 0")
+    _check_instant("assigned_at_unix_us", decision.assigned_at_unix_us)
     if len(decision.request_digest) not in (0, 16):
         raise _Damaged("request_digest has neither 0 nor 16 bytes")
     return DecisionRow(
@@ -222,6 +224,11 @@ def read_decision(decision: ledger_pb2.Decision) -> DecisionRow:
         decision.request_digest,
         decision.SerializeToString(),
     )
+
+
+def _check_instant(name: str, at_us: int) -> None:
+    if not 0 <= at_us <= LAST_US:
+        raise _Damaged(f"{name} is under 0 or after the year 9999")
 
 
 def _check_labels(tenant: str, family: str, arm: str, served: str) -> None:
@@ -255,8 +262,8 @@ def _outcome(outcome: ledger_pb2.Outcome) -> OutcomeRow:
     cost = outcome.cost if outcome.HasField("cost") else None
     if cost is not None and not -LARGEST <= cost <= LARGEST:
         raise _Damaged(f"cost is not a number of at most {LARGEST:g}")
-    if outcome.occurred_at_unix_us < 0 or outcome.recorded_at_unix_us < 0:
-        raise _Damaged("occurred_at_unix_us and recorded_at_unix_us must be at least 0")
+    _check_instant("occurred_at_unix_us", outcome.occurred_at_unix_us)
+    _check_instant("recorded_at_unix_us", outcome.recorded_at_unix_us)
     return OutcomeRow(
         outcome.tenant,
         outcome.decision_id,
@@ -282,8 +289,9 @@ def read_shadow_answer(answer: ledger_pb2.ShadowAnswer) -> ShadowRow:
     for name in ("confidence", "told_confidence"):
         if not 0.0 <= getattr(answer, name) <= 1.0:
             raise _Damaged(f"{name} is not in [0, 1]")
-    if answer.assigned_at_unix_us < 0 or answer.failure < 0:
-        raise _Damaged("assigned_at_unix_us and failure must be at least 0")
+    _check_instant("assigned_at_unix_us", answer.assigned_at_unix_us)
+    if answer.failure < 0:
+        raise _Damaged("failure must be at least 0")
     return ShadowRow(
         answer.tenant,
         answer.decision_id,
@@ -304,8 +312,7 @@ def _snapshot(snapshot: ledger_pb2.ExperimentSnapshot) -> SnapshotRow:
         raise _Damaged(f"canonical_json must be text of at most {MAX_CANONICAL_BYTES} bytes")
     if int.from_bytes(hashlib.sha256(text).digest()[:8], "big") != snapshot.digest:
         raise _Damaged("digest is not the one of canonical_json")
-    if snapshot.applied_at_unix_us < 0:
-        raise _Damaged("applied_at_unix_us is under 0")
+    _check_instant("applied_at_unix_us", snapshot.applied_at_unix_us)
     if len(snapshot.router) > MAX_TEXT or "\0" in snapshot.router:
         raise _Damaged(f"router must be text of at most {MAX_TEXT} bytes")
     return SnapshotRow(

@@ -9,8 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from monitoring.ledger.records import MAX_RECORD_BYTES, read_batch
+from monitoring.ledger.records import LAST_US, MAX_CANONICAL_BYTES, MAX_RECORD_BYTES, read_batch
 from monitoring.ledger.tables import from_signed, to_signed
+from router import applying
+from services.control import plans
+from services.runtime.identifiers import MAX_TEXT
 from turnout.v1 import ledger_pb2, prediction_pb2
 
 
@@ -74,6 +77,8 @@ def test_each_kind_of_record_becomes_its_row() -> None:
         ("tenant", "x" * 10_000, "tenant"),
         ("family", "no spaces", "family"),
         ("assigned_at_unix_us", -1, "assigned_at_unix_us"),
+        ("assigned_at_unix_us", LAST_US + 1, "after the year 9999"),
+        ("assigned_at_unix_us", 2**63 - 1, "after the year 9999"),
         ("request_digest", b"short", "request_digest"),
         ("prediction.decision_id", "another", "prediction.decision_id"),
         ("prediction.value", math.nan, "prediction.value"),
@@ -103,9 +108,23 @@ def test_a_wrong_outcome_or_snapshot_is_refused_with_the_field() -> None:
     outcome = an_outcome()
     outcome.recorded_at_unix_us = -5
     assert "recorded_at_unix_us" in reason(ledger_pb2.JournalRecord(outcome=outcome))
+    outcome = an_outcome()
+    outcome.occurred_at_unix_us = 2**63 - 1
+    assert "occurred_at_unix_us" in reason(ledger_pb2.JournalRecord(outcome=outcome))
     snapshot = a_snapshot()
     snapshot.canonical_json += " "
     assert "digest" in reason(ledger_pb2.JournalRecord(snapshot=snapshot))
+
+
+def test_the_largest_experiment_that_can_run_can_be_stored() -> None:
+    """A decision whose experiment is not in the ledger could not be replayed."""
+    assert MAX_CANONICAL_BYTES == plans.MAX_EXPERIMENT_BYTES == applying.MAX_CANONICAL_BYTES
+    snapshot = a_snapshot()
+    snapshot.canonical_json = "x" * MAX_CANONICAL_BYTES
+    snapshot.digest = int.from_bytes(hashlib.sha256(snapshot.canonical_json.encode()).digest()[:8], "big")
+    snapshot.router = "r" * MAX_TEXT
+    batch = read_batch([ledger_pb2.JournalRecord(snapshot=snapshot).SerializeToString()])
+    assert [len(one.canonical_json) for one in batch.snapshots] == [MAX_CANONICAL_BYTES]
 
 
 def test_damage_does_not_touch_the_neighbours() -> None:
