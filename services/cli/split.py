@@ -69,13 +69,17 @@ def set_(
     strategy: Annotated[StrategyName | None, typer.Option("--strategy", help="How an arm is chosen.")] = None,
     weights: Annotated[str, typer.Option("--weights", help="New weights, for example a=90,b=10.")] = "",
     window: Annotated[str | None, typer.Option("--window", help="time: length of a window, such as 1h.")] = None,
-    offset: Annotated[str, typer.Option("--offset", help="time: start of the first window.")] = "0",
-    burn_in: Annotated[str, typer.Option("--burn-in", help="time: start of a block left out of analysis.")] = "0",
-    time_zone: Annotated[str, typer.Option("--time-zone", help="time: IANA zone, such as Europe/Paris.")] = "",
-    assignment: Annotated[AssignmentName, typer.Option("--assignment", help="time: how a block gets its arm.")] = (
-        AssignmentName.SEEDED
-    ),
-    timetable: Annotated[str, typer.Option("--timetable", help="time: such as 00:00=a,08:30=b, instead.")] = "",
+    offset: Annotated[str | None, typer.Option("--offset", help="time: start of the first window.")] = None,
+    burn_in: Annotated[
+        str | None, typer.Option("--burn-in", help="time: start of a block left out of analysis.")
+    ] = None,
+    time_zone: Annotated[str | None, typer.Option("--time-zone", help="time: IANA zone, such as Europe/Paris.")] = None,
+    assignment: Annotated[
+        AssignmentName | None, typer.Option("--assignment", help="time: how a block gets its arm; else seeded.")
+    ] = None,
+    timetable: Annotated[
+        str | None, typer.Option("--timetable", help="time: such as 00:00=a,08:30=b, instead.")
+    ] = None,
     allow_unready: UnreadyOption = False,
     why: WhyOption = "",
     hub: HubOption = None,
@@ -85,6 +89,17 @@ def set_(
     """Change the strategy, the weights, or both; all routers follow within a second."""
     from turnout.v1 import experiment_pb2
 
+    of_time = {
+        "window": window,
+        "offset": offset,
+        "burn-in": burn_in,
+        "time-zone": time_zone,
+        "assignment": assignment,
+        "timetable": timetable,
+    }
+    alone = [name for name, given in of_time.items() if given is not None and strategy is not StrategyName.TIME]
+    if alone:
+        raise InvalidArgument(alone[0].replace("-", "_"), f"--{alone[0]} goes with --strategy time")
     new_weights = parse_weights(weights)
     if strategy is None and not new_weights:
         raise InvalidArgument("strategy", "nothing to change: give --strategy, --weights, or both")
@@ -102,15 +117,13 @@ def set_(
             request.strategy.time.CopyFrom(
                 _time(
                     window=window or "1h",
-                    offset=offset,
-                    burn_in=burn_in,
-                    time_zone=time_zone,
-                    assignment=assignment,
-                    timetable=timetable,
+                    offset=offset or "0",
+                    burn_in=burn_in or "0",
+                    time_zone=time_zone or "",
+                    assignment=assignment or AssignmentName.SEEDED,
+                    timetable=timetable or "",
                 )
             )
-    if window is not None and strategy is not StrategyName.TIME:
-        raise InvalidArgument("window", "--window goes with --strategy time")
     with connect(hub, config) as server:
         request.base_revision = server.experiment(name).revision
         print_one(server.set_strategy(request), output)

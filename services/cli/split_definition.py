@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from turnout.v1 import experiment_pb2
 
 MAX_BYTES: Final = 4 << 20
+ARM_FORM: Final = "NAME=VARIANT:WEIGHT"
 FileOption = Annotated[
     str, typer.Option("--file", "-f", help="The definition in YAML, as turnout.yaml has it; - reads standard input.")
 ]
@@ -198,11 +199,11 @@ def read_form(file: str) -> dict[str, Any]:
 def _overlay(form: dict[str, Any], *, arm: list[str] | None, champion: str, strategy: str, salt: str) -> None:
     if arm:
         form["arms"] = {}
-        for name, text in pairs("--arm", arm).items():
+        for name, text in pairs("--arm", arm, ARM_FORM).items():
             variant, colon, weight = text.partition(":")
             form["arms"][name] = {"variant": variant}
             if colon:
-                form["arms"][name]["weight"] = parse_weights(f"{name}={weight}", "--arm")[name]
+                form["arms"][name]["weight"] = parse_weights(f"{name}={weight}", "--arm", ARM_FORM)[name]
     if strategy:
         form["strategy"] = {"kind": strategy}
     if champion:
@@ -233,9 +234,9 @@ def _around(
     if hold_out is not None:
         form["hold_out_percent"] = hold_out
     if override is not None:
-        form["overrides"] = pairs("--override", [one for one in override if one])
+        form["overrides"] = pairs("--override", [one for one in override if one], "UNIT=ARM")
     if shadow is not None:
-        form["shadows"] = parse_weights(",".join(shadow), "--shadow")
+        form["shadows"] = parse_weights(",".join(shadow), "--shadow", "VARIANT=PERCENT")
 
 
 def _message(form: dict[str, Any]) -> experiment_pb2.Experiment:

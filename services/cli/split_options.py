@@ -31,8 +31,8 @@ def connect(address: str | None, config: Path) -> Hub:
     return Hub(address or load_config(config).hub.grpc, os.environ.get("TURNOUT_OPERATOR_TOKEN"))
 
 
-def parse_weights(text: str, option: str = "--weights") -> dict[str, float]:
-    """Reads a=90,b=10.
+def parse_weights(text: str, option: str = "--weights", form: str = "a=90,b=10") -> dict[str, float]:
+    """Reads a=90,b=10; `form` shows a person what the option takes.
 
     Raises:
         InvalidArgument: names the option.
@@ -45,13 +45,13 @@ def parse_weights(text: str, option: str = "--weights") -> dict[str, float]:
         except ValueError:
             equals = ""
         if not (arm and equals) or arm in weights:
-            raise InvalidArgument("weights", f"{option} must be like a=90,b=10 with each arm once, not {text[:80]!r}")
+            raise InvalidArgument("weights", f"{option} must be like {form}, each name once, not {text[:80]!r}")
         weights[arm] = weight
     return weights
 
 
-def pairs(option: str, given: list[str]) -> dict[str, str]:
-    """Reads name=value, each name once.
+def pairs(option: str, given: list[str], form: str = "NAME=VALUE") -> dict[str, str]:
+    """Reads name=value, each name once; `form` shows a person what the option takes.
 
     Raises:
         InvalidArgument: names the option.
@@ -60,7 +60,7 @@ def pairs(option: str, given: list[str]) -> dict[str, str]:
     for one in given:
         name, equals, value = one.partition("=")
         if not (name and equals) or name in found:
-            raise InvalidArgument(option, f"{option} must be like name=value with each name once, not {one[:80]!r}")
+            raise InvalidArgument(option, f"{option} must be like {form}, each name once, not {one[:80]!r}")
         found[name] = value
     return found
 

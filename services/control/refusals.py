@@ -65,24 +65,20 @@ def stale(connection: Connection, name: str, base_revision: int) -> Aborted:
 
 def misfit(name: str) -> Callable[[SetError], TurnoutError]:
     """Gives the refusal of a change of experiment `name` that the whole set does not allow."""
-
-    def refuse(error: SetError) -> TurnoutError:
-        kind, who, *rest = error.path
-        own = ("experiment", *rest) if (kind, who) == ("experiments", name) else error.path
-        field = field_path(own, keyed=("experiments", "layers"))
-        return InvalidArgument(field, f"{field}: {error}")
-
-    return refuse
+    return _refusal("experiments", name)
 
 
 def layer_misfit(name: str) -> Callable[[SetError], TurnoutError]:
     """Gives the refusal of a change of layer `name` that the whole set does not allow."""
+    return _refusal("layers", name)
 
+
+def _refusal(kind: str, name: str) -> Callable[[SetError], TurnoutError]:
     def refuse(error: SetError) -> TurnoutError:
-        kind, who, *rest = error.path
-        # A cycle is found at whichever of its layers is looked at first; the one that is being changed made it.
-        ours = kind == "layers" and (who == name or "within itself" in str(error))
-        field = field_path(("layer", *rest) if ours else error.path, keyed=("experiments", "layers"))
+        path = error.at(kind, name)
+        # What is being changed is a field of the request.
+        own = (kind[:-1], *path[2:]) if path[:2] == (kind, name) else path
+        field = field_path(own, keyed=("experiments", "layers"))
         return InvalidArgument(field, f"{field}: {error}")
 
     return refuse

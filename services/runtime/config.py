@@ -12,6 +12,7 @@ from pydantic_core import PydanticCustomError
 
 from services.runtime.experiment import Experiment, FamilyName, Frozen, Layer, Name
 from services.runtime.experiment_set import SetError, check_set
+from services.runtime.field_paths import sentence
 from services.runtime.monitoring_config import MonitoringSettings
 from services.runtime.policy import Policy, RateLimitList
 
@@ -351,8 +352,7 @@ def _refuse_repeated_keys(node: Any, name: str) -> None:
 def _sentence(error: ValidationError, root: Any, name: str) -> str:
     first = error.errors(include_url=False)[0]
     path = _place((*first["loc"], *first.get("ctx", {}).get("path", ())))
-    message = first["msg"].removeprefix("Value error, ")
-    message = message[:1].lower() + message[1:]
+    message = sentence(first)
     where = ".".join(str(part) for part in path)
     return f"{name}:{_line(root, path)}: {where}: {message}" if where else f"{name}:{_line(root, path)}: {message}"
 

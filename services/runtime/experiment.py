@@ -19,8 +19,10 @@ MAX_ROTATION: Final = 10_000
 BUCKETS: Final = 10_000
 MAX_OVERRIDES: Final = 1000
 MAX_UNIT_BYTES: Final = 1024
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,62}$")]
-FamilyName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,62}$")]
+NAME: Final = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,62}$"
+FAMILY_NAME: Final = r"^[a-z][a-z0-9_]{0,62}$"
+Name = Annotated[str, Field(pattern=NAME)]
+FamilyName = Annotated[str, Field(pattern=FAMILY_NAME)]
 
 
 def wrong_at(path: tuple[str | int, ...], message: str) -> PydanticCustomError:
@@ -181,10 +183,11 @@ class Experiment(Frozen):
     family: FamilyName
     revision: int = Field(default=1, ge=1, lt=2**62)
     salt: str = Field(min_length=1, max_length=64)
+    # Before the fields that name arms: an arm's own name is what is told to be wrong then.
+    arms: dict[Name, Arm] = Field(min_length=1, max_length=MAX_ARMS)
     champion: Name
     paused: bool = False
     strategy: Strategy
-    arms: dict[Name, Arm] = Field(min_length=1, max_length=MAX_ARMS)
     winner: Name | None = None
     """Arm that gets everything since the experiment was concluded."""
     tenant: Name | None = None

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import pairwise
+from typing import NamedTuple
 
 from services.runtime.experiment import Experiment, Layer, LayerSlice
 
@@ -22,11 +22,16 @@ class ExperimentSet:
 
 
 class SetError(ValueError):
-    """The set is wrong; `path` leads to the field at fault."""
+    """The set is wrong; `path` leads to the field at fault, and `also` to others that break the rule with it."""
 
-    def __init__(self, path: tuple[str, ...], message: str) -> None:
+    def __init__(self, path: tuple[str, ...], message: str, also: Sequence[tuple[str, ...]] = ()) -> None:
         super().__init__(message)
         self.path = path
+        self.also = tuple(also)
+
+    def at(self, kind: str, name: str) -> tuple[str, ...]:
+        """Gives the path to the field of one thing, when it is among those at fault, as what was changed last is."""
+        return next((path for path in (self.path, *self.also) if path[:2] == (kind, name)), self.path)
 
 
 def precedence(experiment: Experiment) -> tuple[bool, int, str]:
@@ -40,38 +45,68 @@ def check_set(experiments: Mapping[str, Experiment], layers: Mapping[str, Layer]
     Raises:
         SetError: a layer is unknown or within itself, slices overlap, or an experiment can never be reached.
     """
+    sliced: dict[str, list[_Slice]] = {}
     for name, layer in layers.items():
-        _check_chain(name, layer, layers)
-    sliced: dict[str, list[Experiment]] = {}
+        _check_chain(name, layers)
+        if layer.within is not None:
+            sliced.setdefault(layer.within.layer, []).append(_Slice(layer.within, "layers", name))
     for experiment in experiments.values():
         if experiment.layer is not None:
             if experiment.layer.layer not in layers:
                 message = f"there is no layer {experiment.layer.layer!r}"
                 raise SetError(("experiments", experiment.name, "layer"), message)
-            sliced.setdefault(experiment.layer.layer, []).append(experiment)
+            sliced.setdefault(experiment.layer.layer, []).append(
+                _Slice(experiment.layer, "experiments", experiment.name)
+            )
     for name, sharing in sliced.items():
         _check_slices(name, sharing)
     _check_reachable(experiments)
 
 
-def _check_chain(name: str, layer: Layer, layers: Mapping[str, Layer]) -> None:
-    seen = {name}
-    within: LayerSlice | None = layer.within
-    while within is not None:
+class _Slice(NamedTuple):
+    """Who has a slice of a layer: an experiment, or a layer within it."""
+
+    given: LayerSlice
+    kind: str
+    name: str
+
+    @property
+    def path(self) -> tuple[str, ...]:
+        return (self.kind, self.name, "layer" if self.kind == "experiments" else "within")
+
+    def __str__(self) -> str:
+        return f"{self.given.start} to {self.given.end - 1} of {self.kind[:-1]} {self.name!r}"
+
+
+def _check_chain(name: str, layers: Mapping[str, Layer]) -> None:
+    chain = [name]
+    while (within := layers[chain[-1]].within) is not None:
         if within.layer not in layers:
-            raise SetError(("layers", name, "within"), f"there is no layer {within.layer!r}")
-        if within.layer in seen:
-            raise SetError(("layers", name, "within"), f"layer {name!r} is within itself")
-        seen.add(within.layer)
-        within = layers[within.layer].within
+            raise SetError(("layers", chain[-1], "within"), f"there is no layer {within.layer!r}")
+        chain.append(within.layer)
+        if within.layer in chain[:-1]:
+            cycle = chain[chain.index(within.layer) : -1]
+            start = cycle.index(min(cycle))
+            cycle = cycle[start:] + cycle[:start]
+            message = f"a layer is within itself: {' in '.join(map(repr, (*cycle, cycle[0])))}"
+            first, *others = (("layers", one, "within") for one in cycle)
+            raise SetError(first, message, others)
 
 
-def _check_slices(layer: str, sharing: list[Experiment]) -> None:
-    in_order = sorted((e.layer.start, e.layer.end, e.name) for e in sharing if e.layer is not None)
-    for (_, end, first), (start, _, second) in pairwise(in_order):
-        if start < end:
-            message = f"its slice of layer {layer!r} overlaps that of {first!r}"
-            raise SetError(("experiments", second, "layer"), message)
+def _check_slices(layer: str, sharing: list[_Slice]) -> None:
+    """Keeps experiments apart from each other and from the layers within their layer.
+
+    Layers may share a slice with each other: each deals its units anew.
+    """
+    reaching: dict[bool, _Slice] = {}
+    for one in sorted(sharing, key=lambda one: (one.given.start, one.given.end, one.kind, one.name)):
+        alone = one.kind == "experiments"
+        for other in reaching.values():
+            if one.given.start < other.given.end and (alone or other.kind == "experiments"):
+                message = f"slices of layer {layer!r} overlap: {other}, {one}"
+                raise SetError(one.path, message, (other.path,))
+        if alone not in reaching or one.given.end > reaching[alone].given.end:
+            reaching[alone] = one
 
 
 def _check_reachable(experiments: Mapping[str, Experiment]) -> None:

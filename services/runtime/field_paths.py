@@ -5,12 +5,25 @@ from __future__ import annotations
 from typing import Any, Final, TypeVar
 
 from pydantic import ValidationError
+from pydantic_core import ErrorDetails
 
 from services.runtime.errors import InvalidArgument
-from services.runtime.experiment import Frozen
+from services.runtime.experiment import FAMILY_NAME, NAME, Frozen
 
 _KEYED: Final = ("arms", "overrides", "shadows", "weights")
 """Fields whose keys stand in brackets, since they are no field names."""
+_PATTERNS: Final = {
+    NAME: "1 to 63 letters, digits, '_', '.' and '-', the first one a letter or a digit",
+    FAMILY_NAME: "1 to 63 small letters, digits and '_', the first one a letter",
+    r"^[0-9a-f]{64}$": "a SHA-256 in 64 hexadecimal digits",
+}
+_LIMITS: Final = {
+    "greater_than_equal": ("at least", "ge"),
+    "less_than_equal": ("at most", "le"),
+    "greater_than": ("above", "gt"),
+    "less_than": ("under", "lt"),
+}
+"""How a limit is told, and under which name it stands in the error."""
 _Value = TypeVar("_Value", bound=Frozen)
 
 
@@ -26,9 +39,22 @@ def checked(model: type[_Value], form: dict[str, Any]) -> _Value:
         first = error.errors(include_url=False)[0]
         path = (*first["loc"], *first.get("ctx", {}).get("path", ()))
         field = field_path(tuple(part for part in path if part != "[key]"))
-        message = first["msg"].removeprefix("Value error, ")
-        message = message[:1].lower() + message[1:]
+        message = sentence(first)
         raise InvalidArgument(field, f"{field}: {message}" if field else message) from error
+
+
+def sentence(fault: ErrorDetails) -> str:
+    """Says what a model finds wrong with a value, in words for whoever wrote it."""
+    kind, limits = fault["type"], fault.get("ctx", {})
+    if kind in _LIMITS:
+        words, name = _LIMITS[kind]
+        return f"must be {words} {limits[name]:g}"
+    if kind == "string_pattern_mismatch" and limits["pattern"] in _PATTERNS:
+        return f"must be {_PATTERNS[limits['pattern']]}"
+    if kind == "finite_number":
+        return "must be a finite number"
+    message = fault["msg"].removeprefix("Value error, ")
+    return message[:1].lower() + message[1:]
 
 
 def below(field: str, error: InvalidArgument) -> InvalidArgument:

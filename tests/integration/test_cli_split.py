@@ -141,7 +141,10 @@ async def test_layers_keep_experiments_apart(tmp_path: Path, url: str, capsys: p
         one = ("--family", "dispatch", "--tenant", "t", "--arm", "a=xgb")
         await ask("create", "first", *one, "--layer", "ui:0-999")
         code, _, err = await run("create", "second", *one, "--layer", "ui:999-1999")
-        assert (code, "overlaps that of 'first'" in err) == (main.WRONG_INPUT, True)
+        assert (code, "slices of layer 'ui' overlap: 0 to 999 of experiment 'first', " in err) == (
+            main.WRONG_INPUT,
+            True,
+        )
         (inner, ui) = (await ask("layers", "list"))["layers"]
         assert inner["within"] == {"layer": "ui", "start": 5000, "end": 10_000}
         assert [(s["start"], s["end"], s["experiment"] or s["child"]) for s in ui["slices"]] == [
@@ -149,7 +152,10 @@ async def test_layers_keep_experiments_apart(tmp_path: Path, url: str, capsys: p
             (5000, 10_000, "layer inner"),
         ]
         code, _, err = await run("layers", "set", "ui", "--within", "inner:0-9")
-        assert (code, "is within itself" in err) == (main.WRONG_INPUT, True)
+        assert (code, "layer.within: a layer is within itself: 'inner' in 'ui' in 'inner'" in err) == (
+            main.WRONG_INPUT,
+            True,
+        )
         code, _, err = await run("layers", "delete", "ui")
         assert (code, "'ui' is used by" in err) == (main.FAILED, True)
         await ask("layers", "delete", "inner", "--why", "of no use")
@@ -212,15 +218,37 @@ async def test_routers_and_dry_runs_are_told(tmp_path: Path, url: str, capsys: p
         (("set", "dispatch", "--weights", "xgb=nan"), "weights[xgb] must be a number from 0 to 10000"),
         (("set", "dispatch", "--weights", "xgb=0,rules=0"), "weights: at least one arm needs a weight above 0"),
         (("create", "dispatch", "--arm", "a=xgb"), "there is an experiment 'dispatch' already"),
-        (("create", "../x", "--family", "dispatch", "--arm", "a=xgb"), "name: string should match pattern"),
+        (
+            ("create", "../x", "--family", "dispatch", "--arm", "a=xgb"),
+            "name: must be 1 to 63 letters, digits, '_', '.' and '-', the first one",
+        ),
         (("create", "x", "--family", "weather", "--arm", "a=xgb"), "families of turnout.yaml are dispatch"),
         (("create", "x", "--family", "dispatch", "--arm", "a=cat"), "has no variant 'cat'"),
         (("create", "x", "--family", "dispatch", "--arm", "a=xgb", "--when", "tenant"), "must give a bool"),
         (("create", "x", "--family", "dispatch", "--arm", "a=xgb"), "takes every decision before it"),
         (("create", "x", "--family", "dispatch"), "name the arms: --arm NAME=VARIANT:WEIGHT"),
         (("update", "dispatch", "--layer", "ui"), "--layer must be like LAYER:0-4999"),
-        (("update", "dispatch", "--override", "u1"), "--override must be like name=value"),
+        (("update", "dispatch", "--override", "u1"), "--override must be like UNIT=ARM, each name once"),
         (("layers", "delete", "nobody"), "there is no layer 'nobody'"),
+        (
+            ("create", "x", "--arm", "a=rules:1", "--arm", "a=xgb:2"),
+            "--arm must be like NAME=VARIANT:WEIGHT, each name",
+        ),
+        (("create", "x", "--arm", "a=rules:heavy"), "--arm must be like NAME=VARIANT:WEIGHT, each name once"),
+        (("create", "x", "--family", "dispatch", "--arm", "a b=rules:1"), "arms[a b]: must be 1 to 63 letters, digits"),
+        (("create", "x", "--family", "dispatch", "--arm", "a=rules:1", "--hold-out", "150"), "must be under 100"),
+        (("create", "x", "--family", "dispatch", "--arm", "a=rules:1", "--hold-out", "nan"), "must be a finite number"),
+        (("create", "x", "--arm", "a=xgb", "--shadow", "lgb"), "--shadow must be like VARIANT=PERCENT, each name once"),
+        (("set", "dispatch", "--weights", "xgb=1", "--time-zone", "Mars/X"), "--time-zone goes with --strategy time"),
+        (("set", "dispatch", "--burn-in", "5m"), "--burn-in goes with --strategy time"),
+        (("set", "dispatch", "--strategy", "time", "--time-zone", "Mars/X"), "'Mars/X' is not an IANA time zone"),
+        (("set", "dispatch", "--strategy", "time", "--window", "0"), "window_seconds: must be at least 1"),
+        (
+            ("set", "dispatch", "--strategy", "time", "--window", "7m", "--time-zone", "Europe/Paris"),
+            "strategy.time.window_seconds: with a time_zone windows must tile the day",
+        ),
+        (("set", "dispatch", "--strategy", "time", "--timetable", "08:00=xgb"), "a timetable starts at 0 and its"),
+        (("layers", "set", "own", "--within", "own:0-9"), "layer.within: a layer is within itself: 'own' in 'own'"),
         (("decide", "weather", "--unit", "u"), "there is no family 'weather'"),
         (("decide", "dispatch"), "unit_id or decision_id must be given"),
         (("decide", "dispatch", "--unit", "u", "--at", "noon"), "--at must be like 2026-01-31T08:00"),

@@ -303,13 +303,15 @@ async def test_slices_of_a_layer_never_overlap(database_url: str) -> None:
             await store.create(sliced("one", 0, 10), ADA)
         assert await store.set_layer("layer", Layer(salt="s"), 0, ADA) == 1
         await store.create(sliced("one", 0, 10), ADA)
-        with pytest.raises(InvalidArgument, match="overlaps that of 'one'") as refusal:
+        with pytest.raises(
+            InvalidArgument, match=r"slices of layer 'layer' overlap: .* of experiment 'one'"
+        ) as refusal:
             await store.create(sliced("two", 9, 20), ADA)
         assert refusal.value.field == "experiment.layer"
         await store.create(sliced("two", 10, 20), ADA)
         await store.delete("one", 1, ADA)
         await store.create(sliced("three", 5, 10), ADA)
-        with pytest.raises(FailedPrecondition, match="no longer fits: its slice of layer 'layer' overlaps"):
+        with pytest.raises(FailedPrecondition, match="no longer fits: slices of layer 'layer' overlap"):
             await store.undo("one", 2, ADA)
         version = store.state.set.version
         with pytest.raises(InvalidArgument):

@@ -274,6 +274,36 @@ def sets(draw: st.DrawFn) -> FamilyExperiments:
     return together(*members.values(), layers=layers)
 
 
+SLICES = st.tuples(st.integers(0, 30), st.integers(1, 12)).map(lambda given: (given[0], given[0] + given[1]))
+
+
+@given(own=st.lists(SLICES, max_size=3), children=st.lists(SLICES, max_size=3))
+def test_nobody_shares_a_bucket_with_an_experiment(own: list[tuple[int, int]], children: list[tuple[int, int]]) -> None:
+    """Not another experiment, and no layer within the same one; layers may share buckets with each other."""
+
+    def part(given: tuple[int, int]) -> dict[str, Any]:
+        return {"layer": "page", "start": given[0], "end": given[1]}
+
+    experiments = {f"e{n}": experiment(f"e{n}", layer=part(given)) for n, given in enumerate(own)}
+    within = {f"l{n}": Layer.model_validate({"salt": "s", "within": part(given)}) for n, given in enumerate(children)}
+    layers = {"page": Layer(salt="p"), **within}
+    taken = Counter(bucket for start, end in own for bucket in range(start, end))
+    reached = {bucket for start, end in children for bucket in range(start, end)}
+    if max(taken.values(), default=0) <= 1 and not reached & taken.keys():
+        check_set(experiments, layers)
+        return
+    with pytest.raises(SetError, match="slices of layer 'page' overlap") as refused:
+        check_set(experiments, layers)
+    one, other = (refused.value.path, *refused.value.also)
+    held = {("experiments", name): given for name, given in zip(experiments, own, strict=True)}
+    held |= {("layers", name): given for name, given in zip(within, children, strict=True)}
+    (first, second), kinds = (held[one[0], one[1]], held[other[0], other[1]]), {one[0], other[0]}
+    assert max(first[0], second[0]) < min(first[1], second[1])
+    assert "experiments" in kinds
+    assert refused.value.at(other[0], other[1]) == other
+    assert refused.value.at("experiments", "nobody") == one
+
+
 @settings(max_examples=100)
 @given(family=sets(), units=st.lists(st.text(max_size=6), min_size=1, max_size=20), data=st.data())
 def test_indexes_find_what_asking_one_after_the_other_finds(

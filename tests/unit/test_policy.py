@@ -24,7 +24,7 @@ def test_the_defaults_are_those_of_the_documentation() -> None:
     ("policy", "expected"),
     [
         ("{fallback_arms: [c]}", "variants has no 'c'"),
-        ("{min_confidence: 1.1}", "less than or equal to 1"),
+        ("{min_confidence: 1.1}", "must be at most 1"),
         ("{outside_training: maybe}", "'serve' or 'rules'"),
         ("{breaker: {first_open_seconds: 5, longest_open_seconds: 1}}", "longest_open_seconds"),
         ("{concurrency: {lowest: 10, first: 5}}", "must not decrease"),
