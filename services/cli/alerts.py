@@ -22,6 +22,7 @@ from services.cli.alerts_options import (
     type_of,
 )
 from services.cli.durations import seconds
+from services.cli.harmless import in_json
 from services.cli.monitoring_options import open_monitoring
 from services.cli.output import Format, FormatOption, emit
 from services.cli.settings import DEFAULT_CONFIG, ConfigOption
@@ -234,7 +235,7 @@ def watch(
 
 
 def _line(result: dict[str, Any]) -> None:
-    print(json.dumps(result, ensure_ascii=False), flush=True)
+    print(in_json(json.dumps(result, ensure_ascii=False)), flush=True)
 
 
 def _request(family: str, type_: str, severity: str) -> pb.ListAlertsRequest:

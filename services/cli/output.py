@@ -12,6 +12,8 @@ import typer
 import yaml
 from rich.console import Console, RenderableType
 
+from services.cli.harmless import HarmlessConsole, in_json, is_harmful
+
 _PLAIN_COLUMNS: Final = 120
 
 
@@ -36,16 +38,16 @@ def emit(form: Format, result: Any, table: Callable[[], RenderableType]) -> None
     """
     match form:
         case Format.JSON:
-            print(json.dumps(result, indent=2, ensure_ascii=False))
+            print(in_json(json.dumps(result, indent=2, ensure_ascii=False)))
         case Format.YAML:
-            print(yaml.safe_dump(result, sort_keys=False, allow_unicode=True), end="")
+            print(yaml.safe_dump(result, sort_keys=False, allow_unicode=not is_harmful(result)), end="")
         case Format.TABLE:
             results().print(table())
 
 
 def results() -> Console:
     """Gives the console for results; one that is no terminal is 120 columns wide, unless COLUMNS says otherwise."""
-    console = Console(highlight=False)
+    console = HarmlessConsole(highlight=False)
     if not console.is_terminal and "COLUMNS" not in os.environ:
         console.width = _PLAIN_COLUMNS
     return console
@@ -53,7 +55,7 @@ def results() -> Console:
 
 def messages() -> Console:
     """Gives the console for everything that is no result: standard error."""
-    return Console(stderr=True, highlight=False)
+    return HarmlessConsole(stderr=True, highlight=False)
 
 
 def number(value: float | None, digits: int = 4) -> str:
