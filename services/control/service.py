@@ -179,6 +179,8 @@ class ExperimentService(Steering):
 def _page_limit(request: experiment_pb2.ListRevisionsRequest | experiment_pb2.ListLayerRevisionsRequest) -> int:
     """Checks which page of a history is asked for, and gives how many revisions it has at most."""
     check_text("name", request.name)
+    if "\0" in request.name:
+        raise InvalidArgument("name", "name must not hold a NUL character")
     if request.before_revision < 0:
         raise InvalidArgument("before_revision", "before_revision must be at least 0")
     if not 0 <= request.limit <= MAX_PAGE:

@@ -18,10 +18,14 @@ _PATTERNS: Final = {
     r"^[0-9a-f]{64}$": "a SHA-256 in 64 hexadecimal digits",
 }
 _LIMITS: Final = {
-    "greater_than_equal": ("at least", "ge"),
-    "less_than_equal": ("at most", "le"),
-    "greater_than": ("above", "gt"),
-    "less_than": ("under", "lt"),
+    "greater_than_equal": ("must be at least {:g}", "ge"),
+    "less_than_equal": ("must be at most {:g}", "le"),
+    "greater_than": ("must be above {:g}", "gt"),
+    "less_than": ("must be under {:g}", "lt"),
+    "string_too_long": ("must be at most {} characters", "max_length"),
+    "string_too_short": ("must have at least {} characters", "min_length"),
+    "too_long": ("must have at most {} entries", "max_length"),
+    "too_short": ("must have at least {} entries", "min_length"),
 }
 """How a limit is told, and under which name it stands in the error."""
 _Value = TypeVar("_Value", bound=Frozen)
@@ -48,7 +52,7 @@ def sentence(fault: ErrorDetails) -> str:
     kind, limits = fault["type"], fault.get("ctx", {})
     if kind in _LIMITS:
         words, name = _LIMITS[kind]
-        return f"must be {words} {limits[name]:g}"
+        return "must not be empty" if limits[name] == 1 and name == "min_length" else words.format(limits[name])
     if kind == "string_pattern_mismatch" and limits["pattern"] in _PATTERNS:
         return f"must be {_PATTERNS[limits['pattern']]}"
     if kind == "finite_number":

@@ -146,5 +146,8 @@ async def test_history_comes_in_pages_with_its_bounds(tmp_path: Path, url: str) 
             (ask(name="dispatch", limit=-1), "limit"),
             (ask(name="dispatch", before_revision=-1), "before_revision"),
             (ask(name="n" * 1025), "name"),
+            (ask(name="n\0"), "name"),
+            (experiment_pb2.ListLayerRevisionsRequest(name="n\0"), "name"),
+            (experiment_pb2.ListLayerRevisionsRequest(name="n", limit=1001), "limit"),
         ):
             assert (await hub.refused(request))[:2] == (grpc.StatusCode.INVALID_ARGUMENT, field)
