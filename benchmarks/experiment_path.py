@@ -27,7 +27,8 @@ from benchmarks.processes import Process, started
 from router import deciding
 from router.attributes import attributes_for
 from router.bootstrap import Router, running
-from router.deciding import NO_ATTRIBUTES, Decider
+from router.deciding import Decider
+from router.prepared import NO_ATTRIBUTES
 from router.routing import Rotation, Route, choose
 from router.strategies import Assignment, assign
 from router.strategies.family import Unevaluable

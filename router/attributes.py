@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final
 
-from router.deciding import NO_ATTRIBUTES
+from router.prepared import NO_ATTRIBUTES
 from router.routing import Route
 from services.runtime.call import Call
 from services.runtime.errors import InvalidArgument

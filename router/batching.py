@@ -17,7 +17,8 @@ from bentos.columns import Categories, ColumnEncoder, Columns, Vectors, of_row
 from bentos.family import RULES, Family
 from router.answers import ModelAnswers, Reply
 from router.batch_answers import Answering, Answers, Asked, Part, reply_of
-from router.deciding import Decider, deadline_of, digest_of, unrecorded
+from router.deciding import Decider, unrecorded
+from router.prepared import deadline_of, digest_of
 from router.recent import Entry, answer_of
 from router.resilience.budget import REPEAT_RESERVE_SECONDS
 from router.resilience.reasons import Fallback

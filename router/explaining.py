@@ -6,7 +6,8 @@ from typing import Final
 
 from bentos.family import RULES
 from router.backends.results import Failure
-from router.deciding import Decider, Prepared
+from router.deciding import Decider
+from router.prepared import Prepared
 from router.routing import Rotation, choose, pool_of
 from services.runtime.errors import NotFound, Unavailable
 from turnout.v1 import prediction_pb2

@@ -10,10 +10,11 @@ import structlog
 
 from router.attributes import attributes_for
 from router.batching import MAX_ROWS, Batches
-from router.deciding import Decider, Prepared, groups
+from router.deciding import Decider
 from router.explaining import explain
 from router.metrics import RouterMetrics
 from router.outcomes import Outcomes
+from router.prepared import Prepared, groups
 from router.quotas import Quotas
 from router.routing import Route
 from services.runtime.admission import Admission
