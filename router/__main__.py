@@ -13,6 +13,7 @@ from prometheus_client import CollectorRegistry
 
 from router.bootstrap import running
 from services.runtime.config import ConfigError, read_config
+from services.runtime.home import keep_private
 from services.runtime.logs import configure_logs
 from services.runtime.metrics_server import serve_metrics
 from services.runtime.serving import announce, until_signalled
@@ -41,6 +42,7 @@ def main() -> int:
     parser.add_argument("--name", default="router-1", help="names the journal; one router each")
     arguments = parser.parse_args()
     configure_logs("router")
+    keep_private()
     try:
         asyncio.run(run(arguments.config, arguments.name))
     except (ConfigError, OSError) as error:

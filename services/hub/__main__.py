@@ -16,6 +16,7 @@ from services.hub.bootstrap import running
 from services.runtime.config import ConfigError, read_config
 from services.runtime.database import DatabaseUnusable
 from services.runtime.errors import Unavailable
+from services.runtime.home import keep_private
 from services.runtime.logs import configure_logs
 from services.runtime.metrics_server import serve_metrics
 from services.runtime.serving import announce, until_signalled
@@ -62,6 +63,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--config", type=Path, default=Path("turnout.yaml"))
     options = parser.parse_args(arguments)
     configure_logs("hub")
+    keep_private()
     try:
         asyncio.run(run(options.config))
     except (ConfigError, DatabaseUnusable, Unavailable, OSError) as error:

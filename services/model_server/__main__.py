@@ -18,6 +18,7 @@ from services.model_server.bootstrap import load, model_server
 from services.model_server.bundle import Bundle
 from services.model_server.engine import Engine
 from services.runtime.errors import TurnoutError
+from services.runtime.home import keep_private
 from services.runtime.logs import configure_logs
 from services.runtime.metrics_server import serve_metrics
 from services.runtime.serving import announce, until_signalled
@@ -35,6 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--drain-seconds", type=float, default=20.0, help="time to finish what was accepted")
     options = parser.parse_args(arguments)
     configure_logs("model_server")
+    keep_private()
     try:
         metrics = _host_and_port(options.metrics)
         bundle, engine = load(options.bento)

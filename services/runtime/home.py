@@ -65,3 +65,11 @@ class Home:
     def variant_socket(self, family: str, variant: str) -> str:
         """gRPC address of the local model server of a variant."""
         return self.socket(f"{family}-{variant}")
+
+
+def keep_private() -> None:
+    """Lets only this process's own user read what it makes from now on: journal and ledger tell of people.
+
+    Called once, by a process's entry point.
+    """
+    os.umask(0o077)
