@@ -279,7 +279,7 @@ def _until(address: str, state: str) -> dict[str, Any]:
 def test_a_hub_is_live_and_tells_its_health_while_its_database_is_dead(
     server: PostgreSQL, url: str, tmp_path: Path
 ) -> None:
-    """Cycles of a real hub fail one after the other; /livez, the gRPC health service and Health answer throughout."""
+    """Cycles of a real hub fail, or one hangs; /livez, the gRPC health service and Health answer throughout."""
     config = tmp_path / "turnout.yaml"
     config.write_text(HUB.format(url=url))
     with a_hub(config) as hub, grpc.insecure_channel(hub["grpc"]) as channel:
@@ -296,4 +296,15 @@ def test_a_hub_is_live_and_tells_its_health_while_its_database_is_dead(
             assert "ALERT_TYPE_DATABASE_UNAVAILABLE" in {alert["type"] for alert in alerts}
         finally:
             server.start()
+        _until(hub["http"], "HEALTH_STATE_HEALTHY")
+        with server.frozen():
+            late = 0.0
+            while late < 2:
+                assert _page(hub["http"], "/livez") == {"live": True}
+                due = int(_page(hub["http"], "/v1/monitoring/health")["next_check_unix_us"]) / 1e6
+                late = time.time() - due
+                time.sleep(0.05)
+            assert (
+                live.Check(health_pb2.HealthCheckRequest(), timeout=5).status == health_pb2.HealthCheckResponse.SERVING
+            )
         _until(hub["http"], "HEALTH_STATE_HEALTHY")
