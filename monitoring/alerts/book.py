@@ -17,6 +17,8 @@ from monitoring.alerts.kinds import SECOND_US, AlertType, Rule
 from services.runtime.errors import FailedPrecondition, NotFound
 
 MAX_ACTIVE: Final = 10_000
+KEPT_FREE: Final = 1000
+"""Places that alerts raised from outside leave to the monitor's own."""
 MAX_RESOLVED: Final = 10_000
 """Resolved alerts in memory: those that a handler has not heard of, and those that flap damping remembers."""
 Rules = Mapping[AlertType, Rule]
@@ -32,7 +34,7 @@ class Change:
     """Ids of pending alerts that came to nothing."""
     events: tuple[Event, ...] = ()
     refused: int = 0
-    """Conditions that hold and raised nothing, because 10 000 alerts are active."""
+    """Conditions that hold and raised nothing, because too many alerts are active."""
 
 
 @dataclass(slots=True)
@@ -97,10 +99,17 @@ class Book:
         alert_id = self._active.get(fingerprint) or self._last.get(fingerprint)
         return self._by_id[alert_id] if alert_id else None
 
-    def plan_looks(self, conditions: Iterable[Condition], rules: Rules, now_us: int) -> Change:
-        """Plans what looks at conditions change; of several looks at the same condition the worst counts."""
+    def plan_looks(self, conditions: Iterable[Condition], rules: Rules, now_us: int, *, keep_free: int = 0) -> Change:
+        """Plans what looks at conditions change; of several looks at the same condition the worst counts.
+
+        Args:
+            conditions: what was seen.
+            rules: how each type behaves.
+            now_us: now.
+            keep_free: places among the active alerts that these looks may not take.
+        """
         draft = self._draft(now_us)
-        room = MAX_ACTIVE - len(self._active)
+        room = MAX_ACTIVE - keep_free - len(self._active)
         refused = 0
         for fingerprint, condition in _worst(conditions).items():
             before = self.of(fingerprint)

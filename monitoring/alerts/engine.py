@@ -17,7 +17,7 @@ from sqlalchemy import Connection
 
 from monitoring.alerts import writing
 from monitoring.alerts.alert import Alert, Event
-from monitoring.alerts.book import Book, Change, Rules
+from monitoring.alerts.book import KEPT_FREE, MAX_ACTIVE, Book, Change, Rules
 from monitoring.alerts.conditions import Condition
 from monitoring.alerts.kinds import SECOND_US
 from monitoring.alerts.metrics import AlertMetrics
@@ -92,10 +92,18 @@ class AlertEngine:
         return Observed(change.events, await self._take(change))
 
     async def report(self, condition: Condition) -> tuple[Alert | None, bool]:
-        """Takes one look from outside the check cycle; gives its alert, if any is active, and whether it is stored."""
-        observed = await self.observe([condition])
+        """Takes one look from outside the check cycle; gives its alert, if any is active, and whether it is stored.
+
+        Raises:
+            ResourceExhausted: so many alerts are active that what is left is the check cycle's.
+        """
+        change = self._book.plan_looks([condition], self._rules(), self._now_us(), keep_free=KEPT_FREE)
+        if change.refused:
+            most = MAX_ACTIVE - KEPT_FREE
+            raise ResourceExhausted("", f"{most} alerts are active already: resolve some", retry_after=60.0)
+        stored = await self._take(change)
         alert = self._book.of(condition.fingerprint)
-        return (alert if alert is not None and alert.active else None), observed.stored
+        return (alert if alert is not None and alert.active else None), stored
 
     async def tick(self) -> None:
         """Lets time pass: what has ceased recovers, what waits is written. Call it every few seconds."""

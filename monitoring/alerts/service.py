@@ -136,6 +136,7 @@ class AlertCalls:
 
         Raises:
             InvalidArgument: the type, a label, a number or the summary is out of bounds.
+            ResourceExhausted: so many alerts are active that what is left is the check cycle's.
         """
         condition = Condition(
             type=messages.read_type(request.type, "type"),

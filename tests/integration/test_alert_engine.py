@@ -11,6 +11,8 @@ import pytest
 from prometheus_client import CollectorRegistry
 from sqlalchemy import Connection, inspect, text
 
+from monitoring.alerts import engine as alert_engine
+from monitoring.alerts.book import MAX_ACTIVE
 from monitoring.alerts.conditions import Verdict
 from monitoring.alerts.engine import AlertEngine
 from monitoring.alerts.kinds import DEFAULT_RULES, SECOND_US, AlertType, EventKind, Severity, State
@@ -99,6 +101,22 @@ async def test_a_restart_finds_everything_as_it_was(database: Database) -> None:
     assert again.sequence == engine.sequence
     assert again.due("ops") == engine.due("ops")
     assert [item.news.value for n in again.due("ops") for item in n.items] == ["resolved"]
+
+
+async def test_alerts_from_outside_leave_room_for_the_monitors_own(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who floods hears that there is no room, repetitions and recoveries still count, and the cycle's looks go on."""
+    monkeypatch.setattr(alert_engine, "KEPT_FREE", MAX_ACTIVE - 2)
+    engine = await an_engine(database, Clock())
+    for feature in ("a", "b"):
+        assert (await engine.report(a_condition(feature=feature)))[0] is not None
+    with pytest.raises(ResourceExhausted, match="2 alerts are active"):
+        await engine.report(a_condition(feature="c"))
+    assert (await engine.report(a_condition(feature="b")))[0] is not None
+    await engine.report(a_condition(feature="never", verdict=Verdict.CLEAR))
+    observed = await engine.observe([a_condition(feature="c")])
+    assert [event.kind for event in observed.events] == [EventKind.FIRED]
 
 
 async def test_what_is_seen_while_the_database_is_away_is_kept_told_and_written_later(database: Database) -> None:
