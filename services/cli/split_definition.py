@@ -186,9 +186,11 @@ def read_form(file: str) -> dict[str, Any]:
         return {}
     import yaml
 
+    from services.runtime.yaml_tree import load
+
     try:
         text = sys.stdin.read(MAX_BYTES + 1) if file == "-" else Path(file).read_text(encoding="utf-8")
-        form = yaml.safe_load(text) if len(text) <= MAX_BYTES else None
+        form = load(text) if len(text) <= MAX_BYTES else None
     except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
         raise InvalidArgument("file", f"{file} is not valid YAML in UTF-8") from error
     if not isinstance(form, dict) or not all(isinstance(key, str) for key in form):

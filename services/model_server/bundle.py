@@ -10,6 +10,7 @@ import yaml
 
 from bentos.manifest import MANIFEST, Manifest, read, verified_model
 from services.runtime.errors import FailedPrecondition
+from services.runtime.yaml_tree import load
 
 BENTO_FILE: Final = "bento.yaml"
 _MAX_YAML_BYTES: Final = 1 << 20
@@ -51,11 +52,11 @@ def _tag(root: Path) -> tuple[str, str]:
     try:
         if path.stat().st_size > _MAX_YAML_BYTES:
             raise FailedPrecondition("bento", f"{path} is over {_MAX_YAML_BYTES} bytes")
-        fields = yaml.safe_load(_confined(root, path).read_text())
+        fields = load(_confined(root, path).read_text())
         name, version = fields["name"], fields["version"]
     except OSError as error:
         raise FailedPrecondition("bento", f"{root} is not an exported bento: {BENTO_FILE}: {error.strerror}") from error
-    except (yaml.YAMLError, ValueError, TypeError, KeyError) as error:
+    except (yaml.YAMLError, ValueError, TypeError, KeyError, RecursionError) as error:
         raise FailedPrecondition("bento", f"{path} names no bento: it must hold a name and a version") from error
     if not isinstance(name, str) or not isinstance(version, str) or not name or not version:
         raise FailedPrecondition("bento", f"{path} names no bento: name and version must be texts")

@@ -15,6 +15,7 @@ from services.runtime.experiment_set import SetError, check_set
 from services.runtime.field_paths import sentence
 from services.runtime.monitoring_config import MonitoringSettings
 from services.runtime.policy import Policy, RateLimitList
+from services.runtime.yaml_tree import compose
 
 MAX_BYTES: Final = 1 << 20
 MAX_PORT: Final = 65_535
@@ -35,6 +36,12 @@ def _known_database(url: SecretStr) -> SecretStr:
         # The text itself is not repeated: a password may stand in it.
         raise ValueError("a database is sqlite:////PATH or postgresql://USER:PASSWORD@HOST/NAME")
     return url
+
+
+def _a_path(path: Path) -> Path:
+    if "\0" in str(path):
+        raise ValueError("a path holds no NUL")
+    return path
 
 
 Address = Annotated[
@@ -179,7 +186,7 @@ class Operator(Frozen):
 class Config(Frozen):
     """The whole file."""
 
-    home: Path = Path(".turnout")
+    home: Annotated[Path, AfterValidator(_a_path)] = Path(".turnout")
     router: RouterConfig = RouterConfig()
     hub: HubConfig = HubConfig()
     monitoring: MonitoringSettings = MonitoringSettings()
@@ -260,8 +267,8 @@ def _at(path: tuple[str, ...], message: str) -> PydanticCustomError:
 
 
 def is_loopback(address: str) -> bool:
-    """Tells whether an address can be reached from this machine only."""
-    return address.startswith(("unix:", "127.", "localhost:", "[::1]:"))
+    """Tells whether an address can be reached from this machine only; a name that merely begins like one cannot."""
+    return re.match(r"unix:|(127(\.\d{1,3}){3}|localhost|\[::1\]):\d+$", address) is not None
 
 
 def read_config(path: Path) -> Config:
@@ -283,7 +290,7 @@ def read_config(path: Path) -> Config:
 def parse_config(text: bytes | str, name: str) -> Config:
     """Checks the text of a file called `name`; see `read_config`."""
     try:
-        root = yaml.compose(text, Loader=yaml.SafeLoader)
+        root = compose(text)
         content = yaml.safe_load(text)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark

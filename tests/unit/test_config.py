@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -40,6 +41,7 @@ def changed(before: str, after: str) -> str:
     return GOOD.replace(before, after)
 
 
+_LETTERS = "abcdefghijklmnop"
 WRONG: dict[str, tuple[str | bytes, int, str]] = {
     "an empty file": ("", 1, "must be a mapping"),
     "a list": ("- families\n", 1, "must be a mapping"),
@@ -53,7 +55,25 @@ WRONG: dict[str, tuple[str | bytes, int, str]] = {
     "an integer that is none": ('home: x\nfamilies: !!int ""\n', 2, "YAML type"),
     "a boolean that is none": ("home: x\nfamilies: !!bool maybe\n", 2, "YAML type"),
     "a date that is none": ("home: x\nfamilies: {}\nhub: 2026-13-45\n", 3, "YAML type"),
-    "a date that is none, in a list that holds itself": ("a: &a\n- *a\n- 2026-13-45\n", 3, "YAML type"),
+    "a list that holds itself": ("a: &a\n- *a\n- 2026-13-45\n", 1, "an alias stands within what it names"),
+    "a mapping that merges itself": ("families: &a {<<: *a}\n", 1, "an alias stands within what it names"),
+    "merges of merges": (
+        "a: &a {k: v}\n" + "".join(f"{b}: &{b} {{<<: [{', '.join([f'*{a}'] * 9)}]}}\n" for a, b in pairwise(_LETTERS)),
+        7,
+        "over 500000 values",
+    ),
+    "lists of lists": (
+        "a: &a [x]\n" + "".join(f"{b}: &{b} [{', '.join([f'*{a}'] * 9)}]\n" for a, b in pairwise(_LETTERS)),
+        7,
+        "over 500000 values",
+    ),
+    "a number to base 60": ("families: {}\nx: 1" + ":59" * 100_000, 2, "a value has over 4096 characters"),
+    "a home that is no path": (changed("home: here", 'home: "he\\0re"'), 1, "a path holds no NUL"),
+    "a name that begins like loopback": (
+        'families: {}\nrouter:\n  grpc: "127.0.0.1.example.org:8001"\n',
+        3,
+        "declare tenants with tokens",
+    ),
     "nested without end": ("a: " + "[" * 5000, 1, "nested too deep"),
     "no families": ("home: x\n", 1, "families: field required"),
     "a key twice": (changed("home: here", "home: here\nhome: there"), 2, "a second time"),
