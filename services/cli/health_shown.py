@@ -61,7 +61,7 @@ def _freshness(result: dict[str, Any], now: float) -> list[RenderableType]:
     if not checked:
         return [Text("The first check cycle has not ended yet: ask again in some seconds.")]
     state = result["state"]
-    line = f"checked {utc(checked)}, {ago(checked, now)}, in {length(result['cycle_seconds'])}"
+    line = f"checked {utc(checked)}, {ago(checked, now)}"
     overdue = seconds_since(following, now) if following else 0.0
     if overdue <= 0:
         line += f"; next {ago(following, now)}"
