@@ -13,9 +13,11 @@ from monitoring.cycle import answering
 from monitoring.cycle.messages import drift_message, health_message
 from monitoring.cycle.routers import RouterBook
 from monitoring.cycle.running import Cycle, database_bytes
+from monitoring.cycle.shadows import shadow_quality, shadows_of
 from monitoring.ledger.aggregates import By, Totals, window_series, window_totals
 from monitoring.ledger.counters import WAITING
 from monitoring.ledger.levels import DAY_US, HOUR_US, MINUTE_US
+from monitoring.ledger.reading import ShadowResults
 from monitoring.ledger.tables import COUNTERS
 from services.runtime.call import Call
 from services.runtime.deadlines import in_time
@@ -37,6 +39,8 @@ SECOND_US: Final = 1_000_000
 Groups = dict[tuple[str, ...], Totals]
 Steps = list[tuple[int, Groups]]
 """Groups by the beginning of a step, oldest first."""
+Shadows = list[tuple[tuple[str, str], ShadowResults]]
+"""Results by experiment and variant."""
 
 
 class CycleCalls:
@@ -93,13 +97,16 @@ class CycleCalls:
 
         length_us = step_of(now_us - since_us)
 
-        def read(connection: Connection) -> tuple[Groups, Steps, Steps]:
+        def read(connection: Connection) -> tuple[Groups, Steps, Steps, Shadows]:
             wanted = (family.name, request.arm, request.tenant)
             found = _totals(connection, *wanted, since_us, now_us)
             past = _series(connection, *wanted, max(since_us - PAST_US, 0), since_us, BLOCK_US)
-            return found, past, _series(connection, *wanted, since_us, now_us, length_us)
+            shadows = shadows_of(connection, family.name, request.tenant, since_us, now_us) if not request.arm else []
+            return found, past, _series(connection, *wanted, since_us, now_us, length_us), shadows
 
-        now, past, series = await in_time(self._cycle.database.read(read), call, longest_seconds=LONGEST_SECONDS)
+        now, past, series, shadows = await in_time(
+            self._cycle.database.read(read), call, longest_seconds=LONGEST_SECONDS
+        )
         findings = [one for one in self._cycle.report.findings if one.family == family.name]
         reply = pb.ValidationResponse(computed_at_unix_us=now_us)
         for key, totals in sorted(now.items()):
@@ -111,6 +118,9 @@ class CycleCalls:
                 if key in groups:
                     quality.steps.append(answering.quality_step(family, groups[key], at, at + length_us))
             reply.variants.append(quality)
+        reply.shadows.extend(
+            shadow_quality(family, name, results, since_us=since_us, until_us=now_us) for name, results in shadows
+        )
         return reply
 
     async def distribution(self, request: pb.DistributionRequest, call: Call) -> pb.DistributionResponse:

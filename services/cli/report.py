@@ -65,6 +65,7 @@ def plain(  # noqa: PLR0917 - the answers of four calls
     from services.cli import drift as drift_command
     from services.cli import health as health_command
     from services.cli.monitoring import instant
+    from services.cli.report_shadows import plain_shadow
     from turnout.v1 import monitoring_pb2 as pb
 
     until_us = validation.computed_at_unix_us
@@ -79,6 +80,7 @@ def plain(  # noqa: PLR0917 - the answers of four calls
         "main_measure": "Mean absolute error" if numbers else "Accuracy",
         "health": health_command.plain(health, pb.LedgerStatusResponse(), ""),
         "variants": variants,
+        "shadows": [plain_shadow(one) for one in validation.shadows],
         "distributions": [_shape(one) for one in shapes.variants],
         "findings": drift_command.plain(drift)["findings"],
     }

@@ -12,6 +12,7 @@ from services.cli.moments import clock, length, utc
 from services.cli.monitoring import said
 from services.cli.report_figures import FEWEST, MOST_SERIES, SMALLEST, figures
 from services.cli.report_markup import Cell, heading, name, number, table, words
+from services.cli.report_shadows import shadow_section
 from services.cli.report_style import STYLE
 
 _VERDICTS: Final = (("drift", "What drifts"), ("stable", "What is stable"), ("not_enough_data", "Not enough data yet"))
@@ -33,7 +34,8 @@ def page(report: dict[str, Any]) -> str:
         f"<header><h1>Report on {family}{part}</h1>",
         f'<p class="soft">The last {length(report["window_seconds"])}: {since} to {until}.</p>',
         f"{_tiles(report)}</header>",
-        f"<main>{_health(report['health'])}{_quality(report)}{_plots(report)}{_findings(report)}</main></body></html>",
+        f"<main>{_health(report['health'])}{_quality(report)}{shadow_section(report['shadows'])}",
+        f"{_plots(report)}{_findings(report)}</main></body></html>",
     ]
     return "\n".join(parts) + "\n"
 

@@ -14,6 +14,7 @@ from services.cli.drift_shown import subject
 from services.cli.moments import length, utc
 from services.cli.report_markup import name, words
 from services.cli.report_page import estimate
+from services.cli.report_shadows import shadow_tables
 
 _LEVELS: Final = {"excellent": "green", "good": "green", "acceptable": "yellow", "poor": "red"}
 _INTERVAL: Final = len("0.000–0.000")
@@ -69,7 +70,8 @@ def report_table(result: dict[str, Any]) -> RenderableType:
     quality: RenderableType = _Measures(variants)
     if not any(one["measures"] for one in variants):
         quality = Text("No outcome was reported in this time, so nobody knows yet how good the answers were.")
-    return Group(table, quality, *_estimates(variants), *_drift(result["findings"]))
+    shadows = shadow_tables(result["shadows"])
+    return Group(table, quality, *_estimates(variants), *shadows, *_drift(result["findings"]))
 
 
 def _arm(one: dict[str, Any]) -> str:

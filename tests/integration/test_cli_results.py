@@ -78,11 +78,13 @@ async def test_an_operator_reads_how_a_shadow_would_have_done(
             reply = await append(ledger_pb2.AppendRecordsRequest(records=sent, router="r"), timeout=10)
         assert (reply.stored, reply.duplicates, reply.set_aside) == (0, len(batch), 0)
 
-        async def told(*arguments: str) -> str:
+        async def said(*arguments: str) -> str:
             capsys.readouterr()
-            said = ["split", "results", "dispatch", *arguments, "--hub", hub.server.address]
-            assert await asyncio.to_thread(run, said) == 0
+            assert await asyncio.to_thread(run, [*arguments, "--hub", hub.server.address]) == 0
             return capsys.readouterr().out
+
+        async def told(*arguments: str) -> str:
+            return await said("split", "results", "dispatch", *arguments)
 
         found = json.loads(await told("-o", "json"))
         assert found["decisions"] == 8
@@ -98,3 +100,16 @@ async def test_an_operator_reads_how_a_shadow_would_have_done(
         assert "beside what callers were told" in table
         assert "33.3%" in table
         assert "shadows" not in await told("--since", "2099-01-01T00:00")
+
+        html = tmp_path / "report.html"
+        (shadow,) = json.loads(await said("report", "dispatch", "-o", "json", "--html", str(html)))["shadows"]
+        assert (shadow["answered"], shadow["failures"], shadow["outcomes"]) == (6, {"timeout": 2}, 6)
+        assert (shadow["latency_p50_ms"], shadow["latency_p99_ms"]) == (1.0, 1.0)
+        # 0.5 of 6 and 0.75 of 6, all of them 1: both are right, and both are as far from it as they say.
+        assert shadow["measures"]["brier"]["value"] == 0.25
+        assert shadow["told_measures"]["brier"]["value"] == 0.0625
+        assert "6 copies answered; 2 not (2 timeout); 33.3% come to the same" in html.read_text(encoding="utf-8")
+        text = " ".join((await said("report", "dispatch")).split())
+        assert "Shadow lgb of dispatch: 6 copies answered; 2 not (2 timeout)" in text
+        assert json.loads(await said("report", "dispatch", "--arm", "xgb", "-o", "json"))["shadows"] == []
+        assert json.loads(await said("report", "dispatch", "--tenant", "nobody", "-o", "json"))["shadows"] == []

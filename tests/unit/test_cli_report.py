@@ -16,6 +16,7 @@ from services.cli.report_figures import FEWEST, MOST_SERIES, figures
 from services.cli.report_markup import Cell, table, time_ticks
 from services.cli.report_page import page
 from services.cli.report_plots import HEIGHT, SERIES, WIDTH, Plot, Told, bars, ranges, round_numbers
+from services.cli.report_shadows import shadow_section
 from services.cli.report_shown import report_table
 from services.cli.report_style import DARK, LIGHT
 from tests.unit.test_cli_monitoring_shown import at, finding, flat, health, part, shown
@@ -78,6 +79,7 @@ def report(**changes: Any) -> dict[str, Any]:
         "main_measure": "Accuracy",
         "health": health(part("database"), part("model", "toy", "degraded", "no router can reach <model>")),
         "variants": [variant(), variant("rules")],
+        "shadows": [],
         "distributions": [shape(), shape("rules")],
         "findings": [finding(), finding(verdict="stable", feature="hour"), finding(verdict="not_enough_data")],
     } | changes
@@ -85,6 +87,7 @@ def report(**changes: Any) -> dict[str, Any]:
 
 NOTHING: dict[str, Any] = {
     "variants": [],
+    "shadows": [],
     "distributions": [],
     "findings": [],
     "health": health(part("predictions", "toy", "healthy", "no traffic seen yet", decisions=0), state="healthy"),
@@ -297,3 +300,28 @@ def test_a_terminal_says_when_there_is_nothing() -> None:
     assert "No verdict on drift yet" in text
     silent = flat(shown(report_table(report(variants=[variant(measures={}, outcomes=0)], findings=[]))))
     assert "nobody knows yet how good the answers were" in silent
+
+
+def test_names_of_shadows_do_no_harm_on_the_page() -> None:
+    """Whatever a shadow is called, it is text there; one without outcomes has no table."""
+    shadow = {
+        "experiment": "<b>e</b>",
+        "variant": "<script>v</script>",
+        "answered": 3,
+        "failures": {"timeout": 2},
+        "agreement": 1 / 3,
+        "outcomes": 0,
+        "measures": {},
+        "told_measures": {},
+        "latency_p50_ms": 1.0,
+        "latency_p99_ms": 2.0,
+    }
+    found = shadow_section([shadow])
+    assert "<script>" not in found
+    assert "<b>" not in found
+    assert "3 copies answered; 2 not (2 timeout); 33.3% come to the same" in found
+    assert "<table>" not in found
+    measured = shadow_section([{**shadow, "measures": {"<i>m": {"value": 1.0, "low": None, "high": None}}}])
+    assert "<table>" in measured
+    assert "<i>" not in measured
+    assert not shadow_section([])

@@ -563,7 +563,7 @@ class DimensionHealth(_message.Message):
     """How well it does."""
     @_builtins.property
     def reasons(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Why it is not healthy, one sentence each, worst first; empty when healthy."""
+        """Why it is not healthy, one sentence each, worst first; of a healthy one, what nobody can tell yet."""
 
     @_builtins.property
     def measures(self) -> _containers.RepeatedCompositeFieldContainer[Global___Measure]:
@@ -872,25 +872,124 @@ class ValidationResponse(_message.Message):
 
     VARIANTS_FIELD_NUMBER: _builtins.int
     COMPUTED_AT_UNIX_US_FIELD_NUMBER: _builtins.int
+    SHADOWS_FIELD_NUMBER: _builtins.int
     computed_at_unix_us: _builtins.int
     """When it was computed."""
     @_builtins.property
     def variants(self) -> _containers.RepeatedCompositeFieldContainer[Global___VariantQuality]:
         """One entry per arm and variant."""
 
+    @_builtins.property
+    def shadows(self) -> _containers.RepeatedCompositeFieldContainer[Global___ShadowQuality]:
+        """One entry per shadow; empty where one arm was asked for, since a shadow gets copies of the rows of all arms."""
+
     def __init__(
         self,
         *,
         variants: _abc.Iterable[Global___VariantQuality] | None = ...,
         computed_at_unix_us: _builtins.int = ...,
+        shadows: _abc.Iterable[Global___ShadowQuality] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["computed_at_unix_us", b"computed_at_unix_us", "variants", b"variants"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["computed_at_unix_us", b"computed_at_unix_us", "shadows", b"shadows", "variants", b"variants"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ValidationResponse: _TypeAlias = ValidationResponse  # noqa: Y015
+
+@_typing.final
+class ShadowQuality(_message.Message):
+    """What one shadow of one experiment would have done, beside what callers were told to the very rows that it answered."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class FailuresEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.int
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.int = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    EXPERIMENT_FIELD_NUMBER: _builtins.int
+    VARIANT_FIELD_NUMBER: _builtins.int
+    WINDOW_FIELD_NUMBER: _builtins.int
+    AGREED_FIELD_NUMBER: _builtins.int
+    FAILURES_FIELD_NUMBER: _builtins.int
+    OUTCOMES_FIELD_NUMBER: _builtins.int
+    MEASURES_FIELD_NUMBER: _builtins.int
+    TOLD_MEASURES_FIELD_NUMBER: _builtins.int
+    LATENCY_P50_MS_FIELD_NUMBER: _builtins.int
+    LATENCY_P99_MS_FIELD_NUMBER: _builtins.int
+    experiment: _builtins.str
+    """Experiment whose shadow it is."""
+    variant: _builtins.str
+    """Variant that got the copies."""
+    agreed: _builtins.int
+    """Answers that come to the same as what the caller was told."""
+    outcomes: _builtins.int
+    """Answered copies whose decision has an outcome."""
+    latency_p50_ms: _builtins.float
+    """Median time of the calls to it, in milliseconds; absent without answers."""
+    latency_p99_ms: _builtins.float
+    """99th percentile of the time of the calls to it, in milliseconds; absent without answers."""
+    @_builtins.property
+    def window(self) -> Global___Window:
+        """The window; its count is of copies that it answered."""
+
+    @_builtins.property
+    def failures(self) -> _containers.ScalarMap[_builtins.str, _builtins.int]:
+        """Copies that it did not answer, or not with a possible value, by reason in lower case."""
+
+    @_builtins.property
+    def measures(self) -> _containers.RepeatedCompositeFieldContainer[Global___Measure]:
+        """Measures of its answers against these outcomes, as in VariantQuality; empty without outcomes."""
+
+    @_builtins.property
+    def told_measures(self) -> _containers.RepeatedCompositeFieldContainer[Global___Measure]:
+        """The same measures of what callers were told."""
+
+    def __init__(
+        self,
+        *,
+        experiment: _builtins.str = ...,
+        variant: _builtins.str = ...,
+        window: Global___Window | None = ...,
+        agreed: _builtins.int = ...,
+        failures: _abc.Mapping[_builtins.str, _builtins.int] | None = ...,
+        outcomes: _builtins.int = ...,
+        measures: _abc.Iterable[Global___Measure] | None = ...,
+        told_measures: _abc.Iterable[Global___Measure] | None = ...,
+        latency_p50_ms: _builtins.float | None = ...,
+        latency_p99_ms: _builtins.float | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_latency_p50_ms", b"_latency_p50_ms", "_latency_p99_ms", b"_latency_p99_ms", "latency_p50_ms", b"latency_p50_ms", "latency_p99_ms", b"latency_p99_ms", "window", b"window"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_latency_p50_ms", b"_latency_p50_ms", "_latency_p99_ms", b"_latency_p99_ms", "agreed", b"agreed", "experiment", b"experiment", "failures", b"failures", "latency_p50_ms", b"latency_p50_ms", "latency_p99_ms", b"latency_p99_ms", "measures", b"measures", "outcomes", b"outcomes", "told_measures", b"told_measures", "variant", b"variant", "window", b"window"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__latency_p50_ms: _TypeAlias = _typing.Literal["latency_p50_ms"]  # noqa: Y015
+    _WhichOneofArgType__latency_p50_ms: _TypeAlias = _typing.Literal["_latency_p50_ms", b"_latency_p50_ms"]  # noqa: Y015
+    _WhichOneofReturnType__latency_p99_ms: _TypeAlias = _typing.Literal["latency_p99_ms"]  # noqa: Y015
+    _WhichOneofArgType__latency_p99_ms: _TypeAlias = _typing.Literal["_latency_p99_ms", b"_latency_p99_ms"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__latency_p50_ms) -> _WhichOneofReturnType__latency_p50_ms | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__latency_p99_ms) -> _WhichOneofReturnType__latency_p99_ms | None: ...
+
+Global___ShadowQuality: _TypeAlias = ShadowQuality  # noqa: Y015
 
 @_typing.final
 class VariantQuality(_message.Message):
