@@ -10,7 +10,7 @@ from monitoring.ledger import reading
 from monitoring.ledger.store import Store
 from services.runtime.call import Call
 from services.runtime.errors import DeadlineExceeded, InvalidArgument, Unavailable
-from services.runtime.identifiers import MAX_ID, check_text
+from services.runtime.identifiers import MAX_ID, check_stored_text
 from turnout.v1 import ledger_pb2
 
 MAX_RECORDS: Final = 5000
@@ -56,7 +56,7 @@ class LedgerService:
             raise InvalidArgument(
                 "records", f"records must be at most {MAX_RECORDS}, and there are {len(request.records)}"
             )
-        _check_name("router", request.router)
+        check_stored_text("router", request.router)
         if request.router and request.HasField("journal"):
             self._told(request.router, request.journal)
         if not request.records:
@@ -76,15 +76,15 @@ class LedgerService:
         """
         if not request.tenant:
             raise InvalidArgument("tenant", "tenant must be named")
-        _check_name("tenant", request.tenant)
+        check_stored_text("tenant", request.tenant)
         if len(request.decision_ids) > MAX_IDS:
             raise InvalidArgument(
                 "decision_ids", f"decision_ids must be at most {MAX_IDS}, and there are {len(request.decision_ids)}"
             )
         for place, decision_id in enumerate(request.decision_ids):
-            if len(decision_id) > MAX_ID:
+            if len(decision_id) > MAX_ID or "\0" in decision_id:
                 field = f"decision_ids[{place}]"
-                raise InvalidArgument(field, f"{field} must be at most {MAX_ID} characters")
+                raise InvalidArgument(field, f"{field} must be at most {MAX_ID} characters, none of them NUL")
         ids = list(request.decision_ids)
         found = await _in_time(self._store.read(reading.find_families, request.tenant, ids), call)
         return ledger_pb2.FindDecisionsResponse(
@@ -107,6 +107,7 @@ class LedgerService:
             raise InvalidArgument("until_unix_us", "until_unix_us must be at least 0")
         if len(request.decision_id) > MAX_ID:
             raise InvalidArgument("decision_id", f"decision_id must be at most {MAX_ID} characters")
+        check_stored_text("decision_id", request.decision_id)
         left = request.limit or None
         after: reading.Position | None = None
         while left is None or left > 0:
@@ -166,14 +167,8 @@ class LedgerService:
         return await _in_time(self._store.read(reading.summarize, request.family, request.since_unix_us), call)
 
 
-def _check_name(field: str, text: str) -> None:
-    check_text(field, text)
-    if "\0" in text:
-        raise InvalidArgument(field, f"{field} must not hold NUL characters")
-
-
 def _check_filter(family: str, since_us: int) -> None:
-    _check_name("family", family)
+    check_stored_text("family", family)
     if since_us < 0:
         raise InvalidArgument("since_unix_us", "since_unix_us must be at least 0")
 

@@ -19,7 +19,7 @@ from services.runtime.errors import InvalidArgument, NotFound
 from services.runtime.experiment import Experiment, Layer
 from services.runtime.experiment_messages import experiment_to_message, layer_to_message
 from services.runtime.experiment_set import ExperimentSet
-from services.runtime.identifiers import check_decision_id, check_text
+from services.runtime.identifiers import check_decision_id, check_stored_text, check_text
 from services.runtime.identity import DEFAULT_TENANT
 from turnout.v1 import experiment_pb2
 
@@ -84,7 +84,7 @@ class ExperimentService(Steering):
             NotFound: there is none of that name.
         """
         del call
-        check_text("name", request.name)
+        check_stored_text("name", request.name)
         experiment = self._store.state.set.experiments.get(request.name)
         if experiment is None:
             raise NotFound("name", f"there is no experiment {request.name[:64]!r}")
@@ -178,7 +178,7 @@ class ExperimentService(Steering):
 
 def _page_limit(request: experiment_pb2.ListRevisionsRequest | experiment_pb2.ListLayerRevisionsRequest) -> int:
     """Checks which page of a history is asked for, and gives how many revisions it has at most."""
-    check_text("name", request.name)
+    check_stored_text("name", request.name)
     if "\0" in request.name:
         raise InvalidArgument("name", "name must not hold a NUL character")
     if request.before_revision < 0:

@@ -21,10 +21,12 @@ from services.runtime.experiment_messages import (
     layer_to_message,
 )
 from services.runtime.field_paths import below
-from services.runtime.identifiers import check_text
+from services.runtime.identifiers import check_stored_text
 from turnout.v1 import experiment_pb2
 
 LONGEST_CALL_SECONDS: Final = 10.0
+MAX_REVISION: Final = 2**62
+"""One more must still fit into a database's 64 bits."""
 _T = TypeVar("_T")
 
 
@@ -172,7 +174,7 @@ class Steering:
         """
 
         async def change(author: Author) -> Experiment:
-            check_text("name", request.name)
+            check_stored_text("name", request.name)
             return await self._store.undo(request.name, request.base_revision, author)
 
         after = await self._change("undo", change, request.why, call, base=request.base_revision)
@@ -184,7 +186,7 @@ class Steering:
         """Ends an experiment and frees its name; raises as `update_experiment` does."""
 
         async def change(author: Author) -> None:
-            check_text("name", request.name)
+            check_stored_text("name", request.name)
             await self._store.delete(request.name, request.base_revision, author)
 
         await self._change("delete", change, request.why, call, base=request.base_revision)
@@ -220,14 +222,14 @@ class Steering:
         """
 
         async def change(author: Author) -> None:
-            check_text("name", request.name)
+            check_stored_text("name", request.name)
             await self._store.delete_layer(request.name, request.base_revision, author)
 
         await self._change("delete_layer", change, request.why, call, base=request.base_revision)
         return experiment_pb2.DeleteLayerResponse()
 
     async def _edit(self, name: str, base_revision: int, edit: Edit, author: Author) -> Experiment:
-        check_text("name", name)
+        check_stored_text("name", name)
         return await self._store.change(name, base_revision, edit, author)
 
     def _ready(self, wanted: Edit, place: Callable[[str], str]) -> Edit:
@@ -244,11 +246,9 @@ class Steering:
         self, kind: str, change: Callable[[Author], Awaitable[_T]], why: str, call: Call, *, base: int | None = None
     ) -> _T:
         try:
-            check_text("why", why)
-            if "\0" in why:
-                raise InvalidArgument("why", "why must not hold a NUL character")
-            if base is not None and base < 1:
-                raise InvalidArgument("base_revision", "base_revision must be at least 1")
+            check_stored_text("why", why)
+            if base is not None and not 1 <= base < MAX_REVISION:
+                raise InvalidArgument("base_revision", "base_revision must be at least 1 and under 2^62")
             result = await in_time(change(Author(call.tenant, why, call.peer)), call)
         except TurnoutError as error:
             self._metrics.refused(kind, error.code)

@@ -96,3 +96,14 @@ def check_text(field: str, text: str) -> None:
     """
     if len(text) > MAX_TEXT or len(text.encode()) > MAX_TEXT:
         raise InvalidArgument(field, f"{field} must be at most {MAX_TEXT} bytes")
+
+
+def check_stored_text(field: str, text: str) -> None:
+    """Refuses a text of over 1 KiB in UTF-8, and one with a NUL, which PostgreSQL neither stores nor looks for.
+
+    Raises:
+        InvalidArgument: names the field.
+    """
+    check_text(field, text)
+    if "\0" in text:
+        raise InvalidArgument(field, f"{field} must not hold NUL characters")

@@ -151,3 +151,15 @@ async def test_history_comes_in_pages_with_its_bounds(tmp_path: Path, url: str) 
             (experiment_pb2.ListLayerRevisionsRequest(name="n", limit=1001), "limit"),
         ):
             assert (await hub.refused(request))[:2] == (grpc.StatusCode.INVALID_ARGUMENT, field)
+
+
+async def test_what_no_database_can_hold_is_the_callers_fault(tmp_path: Path, url: str) -> None:
+    """Not an outage of the database, which would be told to operators and invite the caller to try again."""
+    async with control(tmp_path, url) as hub:
+        for request, field in (
+            (experiment_pb2.UndoExperimentRequest(name="dispatch", base_revision=2**63 - 1), "base_revision"),
+            (experiment_pb2.UndoExperimentRequest(name="d\0", base_revision=1), "name"),
+            (experiment_pb2.DeleteExperimentRequest(name="d\0", base_revision=1), "name"),
+            (experiment_pb2.DeleteLayerRequest(name="d\0", base_revision=1), "name"),
+        ):
+            assert (await hub.refused(request))[:2] == (grpc.StatusCode.INVALID_ARGUMENT, field)

@@ -242,6 +242,8 @@ async def test_every_bound_of_the_ledger_names_its_field(either: Path) -> None:
         (ledger_pb2.ListDecisionsRequest(since_unix_us=-1), "since_unix_us"),
         (ledger_pb2.ListDecisionsRequest(until_unix_us=-1), "until_unix_us"),
         (ledger_pb2.ListDecisionsRequest(decision_id="d" * 129), "decision_id"),
+        (ledger_pb2.ListDecisionsRequest(decision_id="d\0"), "decision_id"),
+        (ledger_pb2.FindDecisionsRequest(tenant="t", decision_ids=["a\0"]), "decision_ids[0]"),
         (ledger_pb2.ListDecisionsRequest(family="f" * 1025), "family"),
         (ledger_pb2.ListSnapshotsRequest(family="a\0b"), "family"),
         (ledger_pb2.SummarizeArmsRequest(), "family"),
