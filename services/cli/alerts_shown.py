@@ -122,7 +122,11 @@ def alerts_table(alerts: list[dict[str, Any]], now: float) -> RenderableType:
     table.add_column("alert", overflow="fold")
     for place, one in enumerate(alerts):
         labels = " ".join(f"{name}={value}" for name, value in one["labels"].items())
-        what = Text.assemble((one["type"], "bold"), " ", labels, "\n", one["summary"], "\n", (one["id"], "dim"))
+        lines = [f" {labels}", one["summary"]]
+        if one["resolved_at"]:
+            lines.append(f"resolved by {one['resolved_by']}: {one['resolved_why']}".removesuffix(": "))
+        told = "\n".join(filter(None, lines))
+        what = Text.assemble((one["type"], "bold"), f"{told}\n", (one["id"], "dim"))
         if place:
             table.add_section()
         table.add_row(Text.assemble((one["severity"], _COLOURS.get(one["severity"], "white")), *_state(one, now)), what)
@@ -136,7 +140,7 @@ def _state(one: dict[str, Any], now: float) -> list[str]:
     began = one["fired_at"] or one["started_at"]
     if one["resolved_at"]:
         lasted = seconds_since(began, datetime.fromisoformat(one["resolved_at"]).timestamp()) if began else 0.0
-        lines += [ago(one["resolved_at"], now), f"after {length(max(lasted, 0.0))}", f"by {one['resolved_by']}"]
+        lines += [ago(one["resolved_at"], now), f"after {length(max(lasted, 0.0))}"]
     elif began:
         lines += [f"since {clock(began)[-8:]} UTC", ago(began, now)]
     return [f"\n{line}" for line in lines]
@@ -177,7 +181,7 @@ def history_table(result: dict[str, Any], now: float) -> RenderableType:
         events.add_row(clock(one["at"]), one["event"], alert["severity"], escape(alert["summary"]))
     told: RenderableType = Text("No handler has been told of it.")
     if result["told"]:
-        told = _table("handler", "knows", "since (UTC)")
+        told = _table("handler", "last notice", "at (UTC)")
         for one in result["told"]:
             told.add_row(escape(one["handler"]), str(one["notice"]), clock(one["at"]))
     return Group(alerts_table([result["alert"]], now), events, told)
@@ -188,14 +192,16 @@ def silences_table(silences: list[dict[str, Any]], now: float) -> RenderableType
     if not silences:
         return Text("Nothing is silenced.")
     table = Table()
-    table.add_column("matches", overflow="fold")
     table.add_column("from, to (UTC)", no_wrap=True)
-    table.add_column("why", overflow="fold")
-    for one in silences:
-        why = Text.assemble(one["why"], f"\nby {one['created_by']}\n", (one["id"], "dim"))
+    table.add_column("silence", overflow="fold")
+    for place, one in enumerate(silences):
+        if place:
+            table.add_section()
         ends = ago(one["ends_at"], now)
-        until = f"{clock(one['ends_at'])}\n({'ended ' if ends.endswith('ago') else 'ends '}{ends})"
-        table.add_row(escape("\n".join(one["matchers"])), f"{clock(one['starts_at'])}\n{until}", why)
+        until = f"{clock(one['ends_at'])}\n{'ended' if ends.endswith('ago') else 'ends'} {ends}"
+        matchers = (" ".join(one["matchers"]), "bold")
+        what = Text.assemble(matchers, f"\n{one['why']}\nby {one['created_by']}\n", (one["id"], "dim"))
+        table.add_row(f"{clock(one['starts_at'])}\n{until}", what)
     return table
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -121,6 +122,10 @@ def told(error: Exception) -> tuple[int, str]:
 
 def main() -> None:
     """Runs the command with this process's arguments and ends it with the exit code."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            # What a terminal of another encoding cannot show must not keep the rest from being read.
+            stream.reconfigure(errors="replace")
     sys.exit(run(sys.argv[1:]))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -54,6 +55,19 @@ def test_help_imports_nothing_heavy() -> None:
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert done.stderr.strip() == "[]"
+
+
+def test_a_terminal_of_another_encoding_still_shows_the_rest() -> None:
+    """A sign that it does not have is a question mark, and no error."""
+    script = (
+        "import sys\nfrom services.cli import main\nsys.argv = ['turnout', '--version']\n"
+        "try:\n    main.main()\nfinally:\n    print('healthy \\u00b7 checked')"
+    )
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True, env=environment, timeout=60
+    )
+    assert done.stdout.endswith("healthy ? checked\n")
 
 
 @pytest.mark.parametrize(

@@ -221,6 +221,7 @@ def alert(**changes: Any) -> dict[str, Any]:
         "fired_at": at(-300),
         "resolved_at": "",
         "resolved_by": "",
+        "resolved_why": "",
         "flapping": False,
         "silenced_by": "",
     } | changes
@@ -249,9 +250,9 @@ def test_no_alert_is_a_sentence_with_the_age_of_the_last_look() -> None:
 
 def test_past_alerts_say_how_they_ended_and_that_there_are_more() -> None:
     """After how long, by whom; one more page is offered only when there may be one."""
-    ended = alert(state="resolved", resolved_at=at(-60), resolved_by="recovery")
+    ended = alert(state="resolved", resolved_at=at(-60), resolved_by="ops", resolved_why="a known storm")
     text = flat(shown(past_table([ended], filters="", limit=1, now=NOW)))
-    for words in ("1 min ago", "after 4 min", "by recovery", "--limit shows more"):
+    for words in ("1 min ago", "after 4 min", "resolved by ops: a known storm", "--limit shows more"):
         assert words in text
     assert "--limit" not in shown(past_table([ended], filters="", limit=2, now=NOW))
     assert "No alert of type x was raised" in shown(past_table([], filters=" of type x", limit=2, now=NOW))
@@ -271,7 +272,9 @@ def test_silences_and_statistics_say_when_there_is_nothing() -> None:
     assert "Nothing is silenced" in shown(silences_table([], NOW))
     silence = {"matchers": ["family=toy"], "starts_at": at(-60), "ends_at": at(3600), "created_by": "ops", "why": "x"}
     text = flat(shown(silences_table([silence | {"id": ID}], NOW)))
-    assert "(ends in 1 h)" in text
+    assert "ends in 1 h" in text
+    ended = silence | {"id": ID, "ends_at": at(-30)}
+    assert "ended 30 s ago" in flat(shown(silences_table([ended], NOW)))
     assert ID in text
     nothing: dict[str, Any] = {
         "active": 0,
