@@ -83,6 +83,11 @@ def fingerprint(kind: AlertType, labels: Mapping[str, str]) -> str:
     return hashlib.sha256(canonical.encode()).hexdigest()[:16]
 
 
+def fitting(sentence: str) -> str:
+    """Cuts a sentence to what a summary may hold."""
+    return sentence.replace("\0", "").encode()[:MAX_SUMMARY_BYTES].decode(errors="ignore")
+
+
 def check_labels(labels: Mapping[str, str]) -> None:
     """Refuses labels that are too many, reserved, or no labels.
 

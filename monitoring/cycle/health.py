@@ -72,6 +72,8 @@ class Health:
 class DatabaseSeen:
     """How the database did in a cycle."""
 
+    failure: str = ""
+    """Why the cycle failed; empty when it did not."""
     readable: bool
     writable: bool
     seconds: float
@@ -101,6 +103,9 @@ def database_part(seen: DatabaseSeen) -> Part:
         reasons.append((State.UNHEALTHY, "the database cannot be read"))
     if not seen.writable:
         reasons.append((State.UNHEALTHY, "the database cannot be written: routers keep their records meanwhile"))
+    if seen.failure and seen.readable:
+        sentence = "the check cycle failed, and what is told of decisions is of the one before; the hub's log says why"
+        reasons.append((State.DEGRADED, sentence))
     if seen.alerts_wait:
         reasons.append((State.DEGRADED, "changes of alerts wait in memory for the database"))
     if seen.unwatched:

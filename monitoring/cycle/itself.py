@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-from monitoring.alerts.conditions import Condition, Verdict
+from monitoring.alerts.conditions import Condition, Verdict, fitting
 from monitoring.alerts.kinds import AlertType
 from monitoring.cycle.health import DatabaseSeen
 
 
-def own_conditions(database: DatabaseSeen, failure: str, cycle_seconds: int) -> list[Condition]:
+def own_conditions(database: DatabaseSeen, cycle_seconds: int) -> list[Condition]:
     """Gives the conditions of the database and of the cycle.
 
     Args:
-        database: how it did.
-        failure: why the cycle failed; empty when it did not.
+        database: how it and the cycle did.
         cycle_seconds: how long it may take.
     """
     away = not (database.readable and database.writable)
     refused = "the hub's database refuses " + ("writes" if database.readable else "reads")
     late = database.seconds > cycle_seconds
-    sentence = failure or f"a check cycle took {database.seconds:.1f} s, over its {cycle_seconds} s"
+    sentence = database.failure or f"a check cycle took {database.seconds:.1f} s, over its {cycle_seconds} s"
     return [
         Condition(
             type=AlertType.DATABASE_UNAVAILABLE,
@@ -27,7 +26,7 @@ def own_conditions(database: DatabaseSeen, failure: str, cycle_seconds: int) -> 
         ),
         Condition(
             type=AlertType.MONITORING_FAILED,
-            verdict=Verdict.HOLDS if failure or late else Verdict.CLEAR,
-            summary=sentence[:500] if failure or late else "",
+            verdict=Verdict.HOLDS if database.failure or late else Verdict.CLEAR,
+            summary=fitting(sentence) if database.failure or late else "",
         ),
     ]

@@ -4,12 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Final
 
-from monitoring.alerts.conditions import Condition, Verdict
+from monitoring.alerts.conditions import Condition, Verdict, fitting
 from monitoring.alerts.kinds import AlertType, Severity
-
-_MAX_SUMMARY: Final = 1000
 
 
 @dataclass(slots=True)
@@ -27,7 +24,7 @@ class _Look:
         for sentence, places in self.said.items():
             named = ", ".join(dict.fromkeys(filter(None, places)))
             told.append(f"{family} ({named}): {sentence}" if named else sentence)
-        return "; ".join(told).encode()[:_MAX_SUMMARY].decode(errors="ignore")
+        return fitting("; ".join(told))
 
 
 class Looks:

@@ -58,6 +58,8 @@ class _Found:
     """Size of the database."""
     failure: str = ""
     """Why it is not whole; empty when it is."""
+    readable: bool = True
+    """Whether that is no fault of the database."""
 
 
 class Cycle:
@@ -110,14 +112,15 @@ class Cycle:
         if not found.failure:
             writable = await self._save() and writable
         database = DatabaseSeen(
-            readable=not found.failure,
+            failure=found.failure,
+            readable=found.readable,
             writable=writable,
             seconds=self._clock() - began,
             bytes=found.bytes,
             alerts_wait=self.alerting.engine.waiting_for_database,
             unwatched=self.monitors.unwatched,
         )
-        own = own_conditions(database, found.failure, self.settings.cycle_seconds)
+        own = own_conditions(database, self.settings.cycle_seconds)
         await self.alerting.engine.observe([*found.conditions, *own])
         self._conclude(found, database, began)
         if found.failure:
@@ -150,7 +153,10 @@ class Cycle:
             # Settings may shorten the time until the next cycle at any moment.
             if began is None or now >= began + self._pause():
                 began = now
-                await self.once()
+                try:
+                    await self.once()
+                except Exception:  # noqa: BLE001 - health would stand still for ever, and nobody would notice
+                    _log.exception("check cycle broke off; the next one tries again")
                 fed = self._clock()
             elif now >= fed + FEED_SECONDS:
                 await self.feed()
@@ -183,9 +189,10 @@ class Cycle:
             judged = [health.family_parts(one, conditions, platform, declared[one.family].limits) for one in seen]
             return _Found(conditions, tuple(part for three in judged for part in three), tuple(seen), size)
         except TurnoutError as error:
-            return replace(found, failure=error.message)
+            return replace(found, failure=error.message, readable=False)
         except TimeoutError:
-            return replace(found, failure=f"the database did not answer within {self._answer_seconds:g} s")
+            failure = f"the database did not answer within {self._answer_seconds:g} s"
+            return replace(found, failure=failure, readable=False)
         except Exception as error:  # noqa: BLE001 - the next cycle may work, and nobody else would notice
             _log.exception("check cycle failed")
             return replace(found, failure=f"{type(error).__name__}: {error}")
@@ -227,7 +234,7 @@ class Cycle:
             seconds,
         )
         log_health(self.health)
-        tell_metrics(self._metrics, self.health, found.seen, self.report, done=database.readable)
+        tell_metrics(self._metrics, self.health, found.seen, self.report, done=not found.failure)
 
 
 def database_bytes(connection: Connection) -> int:

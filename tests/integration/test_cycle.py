@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import structlog
@@ -345,20 +346,49 @@ async def test_a_database_that_is_read_only_or_full(url: str, before: str, after
         assert one.decisions == 500
 
 
-async def test_a_cycle_that_breaks_is_told_and_the_next_one_works(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A mistake in the cycle itself raises MONITORING_FAILED, and ends with the next cycle that works."""
+@pytest.mark.parametrize("part", ["monitors.watch", "cycle.platform", "cycle.families"])
+async def test_a_cycle_that_breaks_is_told_and_the_next_one_works(
+    url: str, monkeypatch: pytest.MonkeyPatch, part: str
+) -> None:
+    """A mistake in any part raises MONITORING_FAILED, whatever it says, blames no database, and ends with the next."""
     async with a_stage(url) as stage:
-        real = stage.monitors.watch
+        await _run(stage, 500)
+        owner, _, name = part.partition(".")
 
-        def broken(_: object) -> object:
-            raise RuntimeError("no")
+        def broken(*_: object) -> object:
+            raise RuntimeError("\0" + "é" * 2000)
 
-        monkeypatch.setattr(stage.monitors, "watch", broken)
-        await stage.cycle.once()
-        assert "monitoring_failed" in stage.types()
-        monkeypatch.setattr(stage.monitors, "watch", real)
+        with monkeypatch.context() as patch:
+            patch.setattr(getattr(stage, owner), name, broken)
+            await stage.cycle.once()
+        assert stage.types() == {"monitoring_failed"}
+        assert stage.cycle.health.parts[0].reasons[0].startswith("the check cycle failed")
+        assert any(part.family for part in stage.cycle.health.parts)
         await stage.cycle.once()
         assert stage.cycle.health.state is State.HEALTHY
+        assert stage.types() == set()
+
+
+async def test_a_cycle_that_breaks_off_ends_no_other(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Even what nothing catches — alerts themselves that break — costs one cycle only."""
+    async with a_stage(url) as stage:
+        real = stage.alerts.engine.observe
+        attempts = []
+
+        async def breaks_once(*given: Any) -> Any:
+            attempts.append(given)
+            if len(attempts) == 1:
+                raise RuntimeError("no")
+            return await real(*given)
+
+        monkeypatch.setattr(stage.alerts.engine, "observe", breaks_once)
+        async with cycling(stage.cycle), asyncio.timeout(20):
+            while not attempts:
+                await asyncio.sleep(0.01)
+            assert stage.cycle.health.state is None
+            while not stage.cycle.health.checked_at_us:
+                stage.clock.forward(5)
+                await asyncio.sleep(0.01)
 
 
 async def test_cycles_follow_the_settings_at_run_time(url: str) -> None:
