@@ -121,9 +121,13 @@ class PredictionService:
 
     async def explain(self, request: prediction_pb2.ExplainRequest, call: Call) -> prediction_pb2.ExplainResponse:
         """Says which features moved an answer."""
+        quota = self._quotas.of(call.tenant)
         route = self._decider.table.route(request.request.family)
-        row = self._prepared(route, request.request, call, call.time_left())
-        return await explain(row, request.variant, self._decider)
+        # Decides nothing, and costs a model far more than a decision.
+        quota.admit(0, critical=route.critical)
+        with quota:
+            row = self._prepared(route, request.request, call, call.time_left())
+            return await explain(row, request.variant, self._decider)
 
     async def record_outcome(
         self, request: prediction_pb2.RecordOutcomeRequest, call: Call
@@ -183,8 +187,9 @@ class PredictionService:
             except TurnoutError as error:
                 refused.append(prediction_pb2.PredictResult(call_id=entry.call_id, error=self.refusal(error)))
         gathered: dict[tuple[str, str, int], list[tuple[int, Prepared]]] = {}
-        for call_id, row in taken:
-            alone = call_id if row.repeats is not None else -1
+        for place, (call_id, row) in enumerate(taken):
+            # By its place: nothing keeps a caller from giving several calls one number.
+            alone = place if row.repeats is not None else -1
             gathered.setdefault((row.route.family.name, row.variant, alone), []).append((call_id, row))
         return list(gathered.values()), refused
 

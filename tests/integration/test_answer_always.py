@@ -291,6 +291,23 @@ async def test_a_tenant_over_its_rate_is_told_when_to_come_back() -> None:
         assert (await predict("l")).served_variant == "fake"
 
 
+async def test_explanations_count_among_a_tenants_calls_under_way() -> None:
+    """They cost a model more than a decision does: a tenant's bound holds for them as well."""
+    tenants = {"small": {"token_sha256": hashlib.sha256(b"s").hexdigest(), "max_concurrent_calls": 1}}
+    async with platform(tenants=tenants, operators={"ada": {"token_sha256": "0" * 64}}) as p:
+        credential = (("authorization", "Bearer s"),)
+        request = prediction_pb2.PredictRequest(family="dispatch", numbers=ROW)
+        asked = prediction_pb2.ExplainRequest(request=request, variant="fake")
+        assert (await p.call("Explain", asked, metadata=credential)).variant == "fake"
+        p.model.behaviour = lambda _: None
+        waiting = asyncio.create_task(p.call("Predict", request, timeout=3.0, metadata=credential))
+        await p.model.asked.wait()
+        with pytest.raises(grpc.aio.AioRpcError) as refused:
+            await p.call("Explain", asked, metadata=credential)
+        assert refused.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+        waiting.cancel()
+
+
 async def test_a_variant_that_moves_loses_no_call() -> None:
     """While the file changes the addresses back and forth under load, the model answers every call."""
     with tempfile.TemporaryDirectory() as folder:

@@ -216,6 +216,13 @@ async def test_a_repeated_decision_is_the_very_same_answer(p: Platform) -> None:
         calls = [pb.PredictCall(call_id=1, request=row(**fields))]
         await stream.write(pb.PredictStreamRequest(calls=calls))
         assert (await stream.read()).results[0].error.code == Code.ALREADY_EXISTS.value[0]
+    # Repeats are told apart by their place, whatever numbers their calls have.
+    calls = [pb.PredictCall(call_id=7, request=row(decision_id="twice", unit_id="u")) for _ in range(5)]
+    await stream.write(pb.PredictStreamRequest(calls=calls))
+    results: list[pb.PredictResult] = []
+    while len(results) < len(calls):
+        results += (await stream.read()).results
+    assert [(one.call_id, one.prediction) for one in results] == [(7, together[0])] * 5
     stream.cancel()
     p.model.behaviour = lambda values: values[0] / 10
     inside = batch([row(decision_id="free"), row(decision_id="free", unit_id="other")])

@@ -280,6 +280,8 @@ def test_every_domain_error_has_a_status() -> None:
         (b'{"page_size": 1e99}', "page_size"),
         (b'{"page_size": NaN}', "one JSON object"),
         (b"[" * 100_000, "one JSON object"),
+        (rb'{"\ud800": 1}', "one JSON object"),
+        ("{}".encode("utf-16"), "one JSON object"),
     ],
 )
 async def test_wrong_bodies_are_refused_with_a_sentence(http: Http, body: bytes, sentence: str) -> None:

@@ -26,7 +26,7 @@ def from_json(body: bytes, empty: Message) -> Message:
     if not body.strip():
         return empty
     try:
-        content = json.loads(body, parse_constant=_refuse_constant, object_pairs_hook=_unique)
+        content = json.loads(body.decode(), parse_constant=_refuse_constant, object_pairs_hook=_unique)
     except (ValueError, RecursionError):
         raise InvalidArgument("", "the body must be one JSON object without repeated names, in UTF-8") from None
     if not isinstance(content, dict):
@@ -101,6 +101,9 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) != len(pairs):
         raise ValueError("repeated")
+    for name in found:
+        # Half of a surrogate pair, which JSON can write and UTF-8 cannot, makes protobuf's look-up itself break.
+        name.encode()
     return found
 
 
