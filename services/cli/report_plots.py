@@ -23,6 +23,8 @@ SERIES: Final = 6
 _LABEL: Final = 150
 _ROW: Final = 24
 _LONGEST: Final = 20
+_NOTHING: Final = 1e-9
+"""What is smaller is not drawn: lengths of bars, and spans of axes relative to where they lie."""
 _EDGE: Final = 24
 """A label whose middle is nearer to the picture's edge is set off from it."""
 Points = Sequence[tuple[float, float]]
@@ -128,7 +130,7 @@ def bars(told: Told, rows: Sequence[tuple[str, float, float | None, bool]]) -> s
         told: what the picture is called.
         rows: label, value, limit (a tick across the bar), and whether the bar is one to worry about.
     """
-    highest = max([0.0, *(max(value, limit or 0.0) for _, value, limit, _ in rows)]) or 1.0
+    highest = _longest(max(value, limit or 0.0) for _, value, limit, _ in rows)
     room = WIDTH - _LABEL - 58
     parts = []
     for place, (text, value, limit, bad) in enumerate(rows):
@@ -153,7 +155,7 @@ def ranges(told: Told, rows: Sequence[tuple[str, Sequence[float]]], x_label: str
         rows: label, and five rising numbers: ends of the thin line, of the thick one, and the dot in the third place.
         x_label: what the numbers are, with their unit.
     """
-    highest = max([0.0, *(max(values) for _, values in rows)]) or 1.0
+    highest = _longest(max(values) for _, values in rows)
 
     def x(value: float) -> float:
         return _LABEL + value / highest * (WIDTH - _LABEL - RIGHT)
@@ -170,7 +172,7 @@ def ranges(told: Told, rows: Sequence[tuple[str, Sequence[float]]], x_label: str
 
 
 def round_numbers(low: float, high: float, about: int = 4) -> list[float]:
-    """Gives some round numbers in a span."""
+    """Gives some round numbers in a span, which is not tiny beside where it lies."""
     raw = (high - low) / about
     power = 10.0 ** math.floor(math.log10(raw))
     step = next(power * one for one in (1, 2, 2.5, 5, 10) if power * one >= raw * 0.75)
@@ -225,10 +227,16 @@ def _text(x: float, y: float, text: str, anchor: str) -> str:
     return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{escape(text)}</text>'
 
 
+def _longest(values: Iterable[float]) -> float:
+    longest = max(values, default=0.0)
+    return longest if longest > _NOTHING else 1.0
+
+
 def _short(text: str) -> str:
     return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 1]}…"
 
 
 def _widened(span: tuple[float, float]) -> tuple[float, float]:
+    """Gives a span that an axis can be drawn of: numbers that cannot be told apart are one number."""
     low, high = span
-    return (low, high) if high > low else (low - 0.5, low + 0.5)
+    return span if high - low > _NOTHING * max(abs(low), abs(high), 1.0) else (low - 0.5, low + 0.5)
