@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 from sqlalchemy import Connection, Select, select, tuple_
 
@@ -16,6 +16,8 @@ from monitoring.ledger.tables import COUNTERS, DECISIONS, OUTCOMES, SNAPSHOTS, f
 from monitoring.ledger.tally import OutcomeSum
 from turnout.v1 import ledger_pb2, prediction_pb2
 
+SNAPSHOT_BYTES: Final = 4 << 20
+"""From here on a page of snapshots takes no more of them."""
 Position = tuple[int, str, str]
 """Where a listing of decisions goes on: (assigned_at_us, tenant, decision_id) of the last entry."""
 Place = tuple[int, str, int]
@@ -98,18 +100,25 @@ def _entry(row: Any) -> ledger_pb2.LedgerEntry:
 def list_snapshots(
     connection: Connection, family: str, after: Place | None, count: int
 ) -> tuple[list[ledger_pb2.ExperimentSnapshot], Place | None]:
-    """Gives the next snapshots of a family (of all for ""), oldest first, and where to go on (None at the end)."""
+    """Gives the next snapshots of a family (of all for ""), oldest first, and where to go on (None at the end).
+
+    They are `count` at most, and fewer where they are large: no more are taken once they have 4 MiB.
+    """
     columns = (SNAPSHOTS.c.applied_at_us, SNAPSHOTS.c.family, SNAPSHOTS.c.digest)
     statement = select(SNAPSHOTS).order_by(*columns).limit(count)
     if family:
         statement = statement.where(SNAPSHOTS.c.family == family)
     if after is not None:
         statement = statement.where(tuple_(*columns) > tuple_(*after))
-    rows = connection.execute(statement).all()
-    if not rows:
-        return [], None
-    last = rows[-1]
-    return [_snapshot(row) for row in rows], (last.applied_at_us, last.family, last.digest)
+    found, size, place = [], 0, None
+    with connection.execute(statement.execution_options(yield_per=4)) as rows:
+        for row in rows:
+            found.append(_snapshot(row))
+            place = (row.applied_at_us, row.family, row.digest)
+            size += len(row.canonical_json)
+            if size >= SNAPSHOT_BYTES:
+                return found, place
+    return found, place if len(found) == count else None
 
 
 def _snapshot(row: Any) -> ledger_pb2.ExperimentSnapshot:

@@ -150,7 +150,7 @@ class LedgerService:
             found, after = await _in_time(page, call)
             for part in _pages(found):
                 yield ledger_pb2.ListSnapshotsResponse(snapshots=part)
-            if len(found) < PAGE_SNAPSHOTS:
+            if after is None:
                 return
 
     async def summarize_arms(
