@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from sqlalchemy import Connection, bindparam, delete, select, update
@@ -41,12 +41,13 @@ from monitoring.ledger.counters import (
     OVERFLOW,
     PRUNED_UNTIL,
     ROW_BYTES,
+    SHADOW_ANSWERS,
     WAITING,
     write_counters,
 )
 from monitoring.ledger.keyed import delete_row, find
 from monitoring.ledger.records import Batch, DecisionRow, Features, Key, OutcomeRow, ShadowRow, SnapshotRow
-from monitoring.ledger.shadows import MovedOutcome, Shadows, moved_outcome
+from monitoring.ledger.shadows import MovedOutcome, Shadows
 from monitoring.ledger.tables import DECISIONS, OUTCOMES, SET_ASIDE, SNAPSHOTS
 from services.runtime.database import bulk_insert
 
@@ -210,7 +211,30 @@ class Writing:
             return
         columns = ("family", "arm", "assigned_at_us", "cell", "value")
         keys = {row[:2] for row in rows}
-        known = {(one.tenant, one.decision_id): one for one in find(self._connection, DECISIONS, keys, columns)}
+        known = {(one[0], one[1]): one for one in find(self._connection, DECISIONS, keys, columns)}
+        newest, late = self._newest(rows, known)
+        held: dict[Key, OutcomeRow] = {}
+        if not self._insert_outcomes(newest, known):
+            found = find(self._connection, OUTCOMES, newest)
+            held = {(one.tenant, one.decision_id): _outcome_row(one) for one in found}
+            newest = {k: row for k, row in newest.items() if k not in held or _recency(row) > _recency(held[k])}
+            for key in newest.keys() & held.keys():
+                delete_row(self._connection, OUTCOMES, key)
+            bulk_insert(self._connection, OUTCOMES, _outcome_columns(newest, known))
+        for key, row in newest.items():
+            present, decision = held.get(key), known.get(key)
+            if present is None:
+                self._result.joined += decision is not None
+                self._result.waiting += decision is None
+            if decision is not None:
+                if present is not None:
+                    self._moved(-1, decision.cell, decision, present)
+                self._moved(1, decision.cell, decision, row)
+        self._counters[WAITING] += self._result.waiting
+        self._result.duplicates["outcome"] += len(rows) - self._result.joined - self._result.waiting - late
+
+    def _newest(self, rows: Sequence[OutcomeRow], known: Mapping[Key, Any]) -> tuple[dict[Key, OutcomeRow], int]:
+        """Gives the newest outcome of each decision, and how many came too late, which are set aside."""
         newest: dict[Key, OutcomeRow] = {}
         late = 0
         for row in rows:
@@ -218,30 +242,20 @@ class Writing:
             if key in known and _late(row, known[key].assigned_at_us):
                 self.set_aside(outcome_aside(row, LATE))
                 late += 1
-            else:
-                newest[key] = max(row, newest.get(key, row), key=_recency)
-        held = {(one.tenant, one.decision_id): _outcome_row(one) for one in find(self._connection, OUTCOMES, newest)}
-        insert: list[tuple[Any, ...]] = []
-        for key, row in newest.items():
-            present, decision = held.get(key), known.get(key)
-            if present is not None and _recency(row) <= _recency(present):
-                continue
-            if present is not None:
-                delete_row(self._connection, OUTCOMES, key)
-            elif decision is not None:
-                self._result.joined += 1
-            else:
-                self._result.waiting += 1
-            if decision is None:
-                insert.append((*row[:5], None, None, None, row.cost))
-                continue
-            insert.append((*row[:5], decision.family, decision.arm, decision.assigned_at_us, row.cost))
-            if present is not None:
-                self._moved(-1, decision.cell, decision, present)
-            self._moved(1, decision.cell, decision, row)
-        bulk_insert(self._connection, OUTCOMES, insert)
-        self._counters[WAITING] += self._result.waiting
-        self._result.duplicates["outcome"] += len(rows) - self._result.joined - self._result.waiting - late
+            elif key not in newest or _recency(row) > _recency(newest[key]):
+                newest[key] = row
+        return newest, late
+
+    def _insert_outcomes(self, newest: Mapping[Key, OutcomeRow], known: Mapping[Key, Any]) -> bool:
+        """Tries the usual case, in which no decision had an outcome, without asking first."""
+        savepoint = self._connection.begin_nested()
+        try:
+            bulk_insert(self._connection, OUTCOMES, _outcome_columns(newest, known))
+        except IntegrityError:
+            savepoint.rollback()
+            return False
+        savepoint.commit()
+        return True
 
     def expire(self, before_us: int, limit: int) -> int:
         """Sets aside the oldest outcomes that wait and were recorded before an instant; gives how many."""
@@ -256,10 +270,11 @@ class Writing:
 
     def _moved(self, sign: int, cell: int, decision: Any, outcome: OutcomeRow) -> None:
         """Notes that an outcome was joined to its decision (sign 1) or parted from it (−1)."""
-        moved = moved_outcome(sign, outcome)
-        self._moved_outcomes.append(moved)
+        key, cost = (outcome.tenant, outcome.decision_id), math.nan if outcome.cost is None else outcome.cost
         place = (cell, decision.family, decision.assigned_at_us, decision.value)
-        self.changes.outcomes.append(OutcomeChange(sign, *place, moved.value, moved.cost, moved.key))
+        self.changes.outcomes.append(OutcomeChange(sign, *place, outcome.value, cost, key))
+        if self._counters[SHADOW_ANSWERS]:
+            self._moved_outcomes.append(MovedOutcome(sign, key, outcome.value, cost))
 
     def _shadow_answers(self, rows: Sequence[ShadowRow]) -> None:
         shadows = Shadows(self._connection, self._counters, self._cells, self.changes)
@@ -314,6 +329,15 @@ def _recency(row: OutcomeRow) -> tuple[int, int, float, float]:
 def _outcome_row(found: Any) -> OutcomeRow:
     tenant, decision_id, recorded, occurred, value = found[:5]
     return OutcomeRow(tenant, decision_id, recorded, occurred, value, found.cost)
+
+
+def _outcome_columns(rows: Mapping[Key, OutcomeRow], known: Mapping[Key, Any]) -> list[tuple[Any, ...]]:
+    found = []
+    for key, row in rows.items():
+        decision = known.get(key)
+        of = (None, None, None) if decision is None else (decision.family, decision.arm, decision.assigned_at_us)
+        found.append((*row[:5], *of, row.cost))
+    return found
 
 
 def _late(row: OutcomeRow, assigned_at_us: int) -> bool:

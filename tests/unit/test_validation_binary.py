@@ -131,6 +131,23 @@ def test_the_parts_of_the_brier_score_sum_to_it(rows: list[tuple[float, float]])
     assert min(parts.reliability, parts.resolution, parts.uncertainty) >= 0
 
 
+@settings(deadline=None)
+@given(labelled, st.sampled_from([20, 256]))
+def test_the_calibration_error_is_that_of_the_rows(rows: list[tuple[float, float]], bins: int) -> None:
+    """Over the rows of the table: mean distance of mean prediction and frequency, each row by its decisions."""
+    p, y = np.array([p for p, _ in rows]), np.array([y for _, y in rows])
+    places = np.minimum((p * bins).astype(int), bins - 1)
+    found = binary_report(of(rows, bins))
+    gap = 0.0
+    for row in found.calibration:
+        inside = (places >= round(row.low * bins)) & (places < round(row.high * bins))
+        assert row.decisions == inside.sum()
+        assert (row.predicted, row.observed.value) == pytest.approx((p[inside].mean(), y[inside].mean()))
+        gap += abs(p[inside].mean() - y[inside].mean()) * inside.sum()
+    assert sum(row.decisions for row in found.calibration) == len(rows)
+    assert found.expected_calibration_error == pytest.approx(gap / len(rows), abs=1e-12)
+
+
 def test_calibration_is_read_off_the_table() -> None:
     """A model that always says 0.75 of what happens in half of the cases is off by 0.25."""
     report = binary_report(BinaryStatistics.of(np.full(400, 0.75), np.tile([0.0, 1.0], 200)))
