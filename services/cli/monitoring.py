@@ -121,12 +121,3 @@ def measures(found: Any) -> dict[str, dict[str, Any]]:
         }
         for one in found
     }
-
-
-def said(found: dict[str, dict[str, Any]]) -> str:
-    """Gives `measures` for people, with the interval where one is known."""
-    return ", ".join(
-        f"{name.replace('_', ' ')} {one['value']:.3f}"
-        + ("" if one["low"] is None else f" ({one['low']:.3f} to {one['high']:.3f})")
-        for name, one in found.items()
-    )

@@ -87,6 +87,14 @@ def heading(one: dict[str, Any]) -> Cell:
     return Cell(one["arm"], "line1", "" if one["arm"] == one["variant"] else f"answered by {one['variant']}")
 
 
+def measured(found: dict[str, Any] | None) -> tuple[str, str]:
+    """Gives a measure's value, and its interval where one is known."""
+    if found is None:
+        return "–", ""
+    interval = "" if found["low"] is None else f"{found['low']:.3f}–{found['high']:.3f}"
+    return f"{found['value']:,.3f}", interval
+
+
 def words(text: str) -> str:
     """Gives a name of ours as people write it: "F1" for f1, "log loss" for log_loss."""
     capitals = {"f1": "F1", "auc": "AUC", "brier": "Brier", "mae": "MAE", "rmse": "RMSE"}

@@ -9,9 +9,8 @@ from typing import Any, Final
 from services.cli.drift_shown import chance, subject, where, window
 from services.cli.health_shown import numbers, told
 from services.cli.moments import clock, length, utc
-from services.cli.monitoring import said
 from services.cli.report_figures import FEWEST, MOST_SERIES, SMALLEST, figures
-from services.cli.report_markup import Cell, heading, name, number, table, words
+from services.cli.report_markup import Cell, heading, measured, name, number, table, words
 from services.cli.report_shadows import shadow_section
 from services.cli.report_style import STYLE
 
@@ -98,25 +97,23 @@ def _quality(report: dict[str, Any]) -> str:
             "longer time with <code>--window 7d</code>."
         )
         return f"<section><h2>Quality</h2><p>{sentence}</p></section>"
-    measured = list(dict.fromkeys(measure for one in variants for measure in one["measures"]))
-    head = ("arm", "level", "decisions", "outcomes", *map(words, measured))
+    names = list(dict.fromkeys(measure for one in variants for measure in one["measures"]))
+    head = ("arm", "level", "decisions", "outcomes", *map(words, names))
     rows: list[list[Cell | float]] = []
     for one in variants:
         level = one["level"].replace("unspecified", "not enough data")
-        values = [_measure(one["measures"].get(measure)) for measure in measured]
+        values = [_measure(one["measures"].get(measure)) for measure in names]
         shown = Cell(level.replace("_", " "), f"line1 {one['level']}")
         rows.append([heading(one), shown, one["decisions"], one["outcomes"], *values])
     caption = "Predictions against outcomes, with intervals of 95 %"
-    if not measured:
+    if not names:
         caption = "No outcome was reported in this time, so nobody knows yet how good the answers were"
     return f"<section><h2>Quality</h2>{table(caption, head, rows)}{_estimates(variants)}</section>"
 
 
 def _measure(found: dict[str, Any] | None) -> Cell:
-    if found is None:
-        return Cell("–", numeric=True)
-    interval = "" if found["low"] is None else f"{found['low']:.3f}–{found['high']:.3f}"
-    return Cell(f"{found['value']:,.3f}", remark=interval, numeric=True)
+    value, interval = measured(found)
+    return Cell(value, remark=interval, numeric=True)
 
 
 def _estimates(variants: Sequence[dict[str, Any]]) -> str:
@@ -132,7 +129,9 @@ def estimate(found: dict[str, Any]) -> str:
     """Says what decisions without outcome are expected to reach, or why nobody can tell."""
     if not found["valid"]:
         return f"no estimate: {found['reason']}"
-    return f"{found['decisions']:,} decisions are expected to reach {said(found['measures'])}"
+    known = [(words(measure), *measured(one)) for measure, one in found["measures"].items()]
+    reached = ", ".join(f"{measure} {value}" + (f" ({lies})" if lies else "") for measure, value, lies in known)
+    return f"{found['decisions']:,} decisions are expected to reach {reached}"
 
 
 def _plots(report: dict[str, Any]) -> str:

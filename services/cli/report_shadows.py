@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from html import escape as html_escape
 from typing import TYPE_CHECKING, Any
 
-from services.cli.report_markup import Cell, table, words
+from services.cli.report_markup import Cell, measured, table, words
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -59,7 +59,7 @@ def shadow_tables(shadows: Sequence[dict[str, Any]]) -> Iterator[RenderableType]
             for column in (escape(one["variant"]), "what callers were told"):
                 shown.add_column(column, justify="right")
             for measure in one["measures"]:
-                cells = (_cell(one[kind].get(measure)) for kind in ("measures", "told_measures"))
+                cells = (measured(one[kind].get(measure)) for kind in ("measures", "told_measures"))
                 shown.add_row(words(measure), *(f"{value} [dim]{interval}[/]" for value, interval in cells))
             yield shown
 
@@ -75,17 +75,9 @@ def shadow_section(shadows: Sequence[dict[str, Any]]) -> str:
         if one["measures"]:
             rows: list[list[Cell | float]] = []
             for measure in one["measures"]:
-                cells = (_cell(one[kind].get(measure)) for kind in ("measures", "told_measures"))
+                cells = (measured(one[kind].get(measure)) for kind in ("measures", "told_measures"))
                 shown = [Cell(value, remark=interval, numeric=True) for value, interval in cells]
                 rows.append([Cell(words(measure)), *shown])
             caption = f"The same {one['outcomes']:,} rows with outcome, with intervals of 95 %"
             parts.append(table(caption, ("measure", one["variant"], "what callers were told"), rows))
     return f"<section><h2>Shadows</h2>{''.join(parts)}</section>"
-
-
-def _cell(found: dict[str, Any] | None) -> tuple[str, str]:
-    """Gives a measure's value and its interval."""
-    if found is None:
-        return "–", ""
-    interval = "" if found["low"] is None else f"{found['low']:.3f}–{found['high']:.3f}"
-    return f"{found['value']:,.3f}", interval

@@ -12,7 +12,7 @@ from rich.text import Text
 
 from services.cli.drift_shown import subject
 from services.cli.moments import length, utc
-from services.cli.report_markup import name, words
+from services.cli.report_markup import measured, name, words
 from services.cli.report_page import estimate
 from services.cli.report_shadows import shadow_tables
 
@@ -79,10 +79,8 @@ def _arm(one: dict[str, Any]) -> str:
 
 
 def _measure(found: dict[str, Any] | None) -> str:
-    if found is None:
-        return "–"
-    between = "" if found["low"] is None else f"\n[dim]{found['low']:.3f}–{found['high']:.3f}[/]"
-    return f"{found['value']:.3f}{between}"
+    value, interval = measured(found)
+    return f"{value}\n[dim]{interval}[/]" if interval else value
 
 
 def _estimates(variants: Sequence[dict[str, Any]]) -> list[RenderableType]:

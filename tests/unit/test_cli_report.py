@@ -155,6 +155,9 @@ def test_a_page_says_what_was_found() -> None:
     ):
         assert said in words
     assert "&lt;model&gt;" in text
+    guess = {"valid": True, "reason": "", "measures": {"f1": quantity(0.8, 0.7, 0.9)}, "decisions": 1000}
+    guessed = Page(page(report(variants=[variant(estimate=guess)]))).words
+    assert "model: 1,000 decisions are expected to reach F1 0.800 (0.700–0.900)" in guessed
     assert "arm rules only" in page(report(arm="rules"))
 
 
