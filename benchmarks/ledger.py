@@ -19,17 +19,22 @@ from typing import Any, Final
 
 import grpc
 import yaml
+from sqlalchemy import NullPool, create_engine, func, select
 
 from benchmarks.figures import Bound, Figure, Topic
 from benchmarks.ledger_records import FAMILY, decisions, outcomes
 from benchmarks.processes import Process, started
+from monitoring.cycle.tables import MONITORING_INBOX
+from services.runtime.database import sqlite_url
 from turnout.v1 import ledger_pb2
 
 NAMES: Final = (
     "ledger_ingest_sqlite_per_s",
     "ledger_ingest_with_outcomes_sqlite_per_s",
+    "ledger_ingest_watched_sqlite_per_s",
     "ledger_ingest_postgresql_per_s",
     "ledger_ingest_with_outcomes_postgresql_per_s",
+    "ledger_ingest_watched_postgresql_per_s",
     "ledger_report_cost_ratio",
 )
 BATCH: Final = 2000
@@ -46,16 +51,18 @@ Say = Callable[[str], None]
 
 def measure(progress: Say, say: Say) -> Iterator[Figure]:
     """Measures the ledger inside real hub processes, one after the other."""
-    with _hub("") as hub:
+    with contextlib.ExitStack() as stack:
+        folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="turnout-bench-"))
+        file = sqlite_url(Path(folder) / "ledger.sqlite").render_as_string(hide_password=False)
         progress("the ledger in SQLite")
-        yield from _ingest(hub, "sqlite")
+        yield from _ingest(stack.enter_context(_hub(file)), "sqlite", file)
     with contextlib.ExitStack() as stack:
         url = stack.enter_context(_postgresql())
         if url is None:
             say("  ledger_ingest_postgresql_per_s: left out, PostgreSQL is not installed (Debian: postgresql)")
         else:
             progress("the ledger in PostgreSQL")
-            yield from _ingest(stack.enter_context(_hub(url)), "postgresql")
+            yield from _ingest(stack.enter_context(_hub(url)), "postgresql", url)
     many = int(os.environ.get("TURNOUT_BENCH_DECISIONS", "1000000"))
     with _hub("") as few_hub, _hub("") as many_hub:
         progress(f"a report over {SMALL:,} and one over {many:,} decisions")
@@ -69,10 +76,11 @@ def measure(progress: Say, say: Say) -> Iterator[Figure]:
         yield Figure("ledger_report_cost_ratio", large / few, "x", 1.2)
 
 
-def _ingest(hub: Process, name: str) -> Iterator[Figure]:
-    """Gives decisions stored per second of the hub's CPU: alone, and each followed by its outcome."""
+def _ingest(hub: Process, name: str, url: str) -> Iterator[Figure]:
+    """Gives decisions per second of the hub's CPU: stored; each followed by its outcome; and until all are watched."""
     now_us = time.time_ns() // 1000
     rates: list[list[float]] = [[], []]
+    watched_from = 0.0
     for number in range(ROUNDS + 1):
         first = number * MEASURED
         made = list(decisions(number, first, MEASURED, start_us=now_us - 60_000_000, every_us=1000))
@@ -87,8 +95,26 @@ def _ingest(hub: Process, name: str) -> Iterator[Figure]:
         if number:  # the first round warms up
             rates[0].append(MEASURED / (between - before))
             rates[1].append(MEASURED / (after - before))
+        else:
+            _all_watched(url)
+            watched_from = hub.cpu_seconds()
+    _all_watched(url)
+    watched = ROUNDS * MEASURED / (hub.cpu_seconds() - watched_from)
     for rate, kind in zip(rates, ("", "with_outcomes_"), strict=True):
         yield Figure(f"ledger_ingest_{kind}{name}_per_s", statistics.median(rate), "1/s", 10_000, Bound.AT_LEAST)
+    yield Figure(f"ledger_ingest_watched_{name}_per_s", watched, "1/s", 10_000, Bound.AT_LEAST)
+
+
+def _all_watched(url: str) -> None:
+    """Waits until the monitors have taken all that was stored, which they do every 30 s, and at each check cycle."""
+    engine = create_engine(url.replace("postgresql://", "postgresql+psycopg://"), poolclass=NullPool)
+    until = time.monotonic() + 120
+    while True:
+        with engine.connect() as connection:
+            if connection.scalar(select(func.count()).select_from(MONITORING_INBOX)) == 0:
+                return
+        assert time.monotonic() < until, "the monitors did not take what was stored"
+        time.sleep(0.5)
 
 
 def _report_cpu(few: Process, many: Process) -> tuple[float, float]:

@@ -133,20 +133,12 @@ class Decisions(NamedTuple):
         return Decisions(self.values[part], self.confidences[part], self.latencies[part], self.reasons[part])
 
 
-def _no_counts() -> NDArray[np.int64]:
-    return np.zeros(COUNTS, np.int64)
-
-
-def _no_calibration() -> NDArray[np.int64]:
-    return np.zeros((len(Calibration), BINS), np.int64)
-
-
 @dataclass(slots=True)
 class Tally:
     """Counts and sums. Adding and taking away are exact, so the order in which it is done leaves no trace."""
 
-    counts: NDArray[np.int64] = field(default_factory=_no_counts)
-    calibration: NDArray[np.int64] = field(default_factory=_no_calibration)
+    counts: NDArray[np.int64] = field(default_factory=lambda: np.zeros(COUNTS, np.int64))
+    calibration: NDArray[np.int64] = field(default_factory=lambda: np.zeros((len(Calibration), BINS), np.int64))
     sums: list[int] = field(default_factory=lambda: [0] * len(Sum))
     outcome_sums: list[int] = field(default_factory=lambda: [0] * len(OutcomeSum))
 
@@ -195,18 +187,8 @@ class Tally:
         tally.counts[Count.COSTS] = int(sign[with_cost].sum())
         error = value - outcome
         loss = np.array(_log_losses(value.tolist(), outcome.tolist()) if target.binary else [0.0] * value.size)
-        terms = (
-            outcome,
-            outcome * outcome,
-            value,
-            value * value,
-            value * outcome,
-            np.abs(error),
-            error * error,
-            loss,
-            costs,
-            costs * costs,
-        )
+        moments = (outcome, outcome * outcome, value, value * value, value * outcome)
+        terms = (*moments, np.abs(error), error * error, loss, costs, costs * costs)
         signs = sign.astype(np.float64)
         tally.outcome_sums[: len(terms)] = [exact_sum(term * signs) for term in terms]
         if target.binary:
