@@ -109,6 +109,9 @@ def up(trained: Path) -> Iterator[Running]:
 def test_one_command_starts_everything(trained: Path, up: Running) -> None:
     """A prediction by the model, its outcome, the split, and a replay, all through the command line."""
     assert set(up.addresses) == {"hub", "dispatch/lightgbm", "router"}
+    scraped = json.loads((trained / ".turnout" / "prometheus.json").read_text())
+    found = {one["labels"]["process"]: one["targets"] for one in scraped}
+    assert found == {name: [one["metrics"]] for name, one in up.addresses.items()}
     address = ("--address", up.router)
     row = '{"severity": 4, "distance_km": 3, "response_time_min": 7, "call_type": "medical"}'
     weighted = turnout(trained, "split", "set", "dispatch", "--weights", "rules=0", "--why", "a test", "-o", "json")
