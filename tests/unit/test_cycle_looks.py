@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from monitoring.alerts.conditions import Verdict
+from monitoring.alerts.conditions import Verdict, fitting
 from monitoring.alerts.kinds import AlertType, Severity
 from monitoring.cycle.looks import Looks, place
 
@@ -51,11 +51,13 @@ def test_a_thing_is_clear_unless_a_test_says_otherwise(verdicts: list[Verdict]) 
 
 
 def test_a_long_story_is_cut_between_letters() -> None:
-    """At 1 000 bytes, also where these are not ASCII."""
+    """So that an alert takes it, also where letters have several bytes."""
     looks = Looks()
     looks.add(KIND, LABELS, Verdict.HOLDS, "ü" * 900)
     (condition,) = looks.conditions()
-    assert condition.summary == "ü" * 500
+    assert condition.summary == fitting("ü" * 900)
+    assert set(condition.summary) == {"ü"}
+    assert len(condition.summary) < 900
 
 
 def test_an_arm_is_named_once_where_its_variant_is_called_like_it() -> None:
