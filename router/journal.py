@@ -27,7 +27,7 @@ from router.frames import frame
 from router.group_commit import GroupCommit
 from router.held import Held
 from router.rejects import Rejects
-from router.segments import Segment, Tail, find_tail, first_number, newest, segment_path, segments
+from router.segments import Segment, Stable, Tail, find_tail, first_number, newest, segment_path, segments
 
 __all__ = ["Journal", "newest", "segments"]
 _log = structlog.get_logger(__name__)
@@ -195,16 +195,16 @@ class Journal:
             self._unsynced.popleft()
         return None
 
-    def durable_end(self, index: int) -> int:
-        """Gives the offset up to which a segment is on stable storage; a whole one has no bound."""
-        newest_index, size = self._durable
-        if index == newest_index:
-            return size
-        return (1 << 62) if index < newest_index else 0
+    @property
+    def stable(self) -> Stable:
+        """What is on stable storage at this moment: one look, because another thread brings more there meanwhile."""
+        # In this order: what is not unsynced any more is within the end that is read behind it.
+        whole = not self._unsynced
+        return Stable(*self._durable, whole=whole)
 
     def held_frames(self, limit: int) -> list[tuple[int, bytes]]:
-        """Gives the oldest records that wait in memory, with their numbers, once all older ones are stable on disk."""
-        return [] if self._unsynced else self._held.first(limit)
+        """Gives the oldest records that wait in memory, with their numbers: newer than all that are on disk."""
+        return self._held.first(limit)
 
     def settled(self) -> None:
         """Lets go of records in memory that the ledger has confirmed meanwhile."""
@@ -268,7 +268,7 @@ class Journal:
         _log.error("the journal cannot be synchronised", reason=error.strerror)
         self._unusable = True
         for segment in (*self._rolled, self._segment):
-            whole = min(self.durable_end(segment.index), segment.size)
+            whole = min(self.stable.end(segment.index), segment.size)
             self._bytes -= segment.size - whole
             segment.size = whole
             with contextlib.suppress(OSError):

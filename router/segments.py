@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections import deque
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 from router.frames import Damage, Frame, head_number, scan
 
 SUFFIX: Final = ".segment"
+NO_BOUND: Final = 1 << 62
 
 
 @dataclass(slots=True)
@@ -20,6 +21,22 @@ class Segment:
     path: Path
     descriptor: int
     size: int = 0
+
+
+class Stable(NamedTuple):
+    """What of a journal is on stable storage: all older segments, and of the newest one its first bytes."""
+
+    newest: int
+    """Index of the newest segment that anything of is stable."""
+    size: int
+    whole: bool
+    """Whether that is everything that was written."""
+
+    def end(self, index: int) -> int:
+        """Gives the offset up to which a segment is stable; an older one has no bound."""
+        if index == self.newest:
+            return self.size
+        return NO_BOUND if index < self.newest else 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,7 +20,7 @@ import structlog
 
 from router.frames import MAX_FRAME, Damage, Frame, scan
 from router.journal import Journal
-from router.segments import index_of, segment_path, segments
+from router.segments import NO_BOUND, index_of, segment_path, segments
 from services.runtime.cancelling import asked_to_end
 
 _log = structlog.get_logger(__name__)
@@ -105,13 +105,16 @@ class Shipper:
             OSError: the journal cannot be read.
         """
         now = self._accounts.now
-        batch = self._next_batch(now.segment, now.offset)
+        # One look for the whole step: a record that becomes stable between two looks would be passed over.
+        stable = self._journal.stable
+        end = stable.end(now.segment)
+        batch = self._next_batch(now.segment, now.offset, end)
         if batch.offset > now.offset:
             await self._settle(batch)
             return True
-        if self._advance(now.segment):
+        if end == NO_BOUND and self._advance(now.segment):
             return True
-        held = self._journal.held_frames(BATCH_RECORDS)
+        held = self._journal.held_frames(BATCH_RECORDS) if stable.whole else []
         if not held:
             return False
         await self._settle(_Batch(held, [], now.offset))
@@ -199,9 +202,8 @@ class Shipper:
                 return await self._ship([payload])
         return None
 
-    def _next_batch(self, index: int, offset: int) -> _Batch:
+    def _next_batch(self, index: int, offset: int, end: int) -> _Batch:
         batch = _Batch([], [], offset)
-        end = self._journal.durable_end(index)
         try:
             with segment_path(self._journal.folder, index).open("rb") as file:
                 whole = min(end, os.fstat(file.fileno()).st_size)
@@ -226,10 +228,10 @@ class Shipper:
         return batch
 
     def _advance(self, index: int) -> bool:
-        """Goes on to the next segment when this one is shipped whole and closed."""
+        """Goes on to the next segment, if there is one, when this one is shipped whole and closed."""
         present = segments(self._journal.folder)
         later = [index_of(path) for path in present if index_of(path) > index]
-        if not later or self._journal.durable_end(index) < 1 << 62:
+        if not later:
             return False
         self._accounts.change(segment=min(later), offset=0)
         shipped = [path for path in present[:-KEEP_SEGMENTS] if index_of(path) <= index]

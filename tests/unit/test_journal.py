@@ -15,6 +15,7 @@ from router import journal as journal_module
 from router.disk import LocalDisk
 from router.frames import Damage, Frame, frame, scan
 from router.journal import Journal, newest, segments
+from router.segments import Stable
 from router.shipping import Refused, Shipper
 
 payloads = st.lists(st.binary(min_size=1, max_size=60), min_size=1, max_size=20)
@@ -192,6 +193,50 @@ async def test_what_waits_in_memory_is_shipped_while_the_disk_stays_full(tmp_pat
     journal.append([b"four"])
     assert (await shipped(journal, ledger))[-1:] == [b"four"]
     assert (journal.status.started, journal.status.stored, journal.status.missing) == (5, 5, 0)
+    journal.close()
+
+
+class Hasty(Journal):
+    """A journal whose committing thread is done right after each look at what is stable."""
+
+    @property
+    def stable(self) -> Stable:
+        seen = super().stable
+        self.synchronise()
+        return seen
+
+
+async def test_what_becomes_stable_while_memory_is_looked_at_is_not_passed_over(tmp_path: Path) -> None:
+    """Records on disk are older than those in memory, and go first, whenever the other thread commits them."""
+    disk, ledger = FullDisk(), FakeLedger()
+    journal = Hasty(tmp_path, disk=disk)
+    journal.append([b"on disk"])
+    disk.full = True
+    journal.append([b"in memory"])
+    shipper = Shipper(journal, ledger.ship)
+    await shipper.step()
+    await shipper.step()
+    await shipper.step()
+    assert ledger.stored == [b"on disk", b"in memory"]
+    assert journal.status.missing == 0
+    journal.close()
+
+
+async def test_what_becomes_stable_while_a_segment_ends_is_not_passed_over(tmp_path: Path) -> None:
+    """A segment is left only when the look that its records were read by says that it is stable whole."""
+    ledger = FakeLedger()
+    journal = Hasty(tmp_path, segment_bytes=1)
+    shipper = Shipper(journal, ledger.ship)
+    journal.append([b"first"])
+    assert journal.synchronise() is None
+    assert await shipper.step()
+    journal.append([b"end of the segment"])
+    journal._roll()
+    journal.append([b"next segment"])
+    for _ in range(4):
+        await shipper.step()
+    assert ledger.stored == [b"first", b"end of the segment", b"next segment"]
+    assert journal.status.missing == 0
     journal.close()
 
 

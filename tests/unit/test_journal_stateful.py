@@ -5,15 +5,15 @@ from __future__ import annotations
 import asyncio
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from router.journal import Journal
-from router.segments import segments
+from router.segments import Stable, segments
 from router.shipping import Refused, Shipper
 from tests.chaos.power_cuts import QuickDisk
 
@@ -31,8 +31,18 @@ class Disk(QuickDisk):
         return super().write(descriptor, data, offset)
 
 
+class Hasty(Journal):
+    """A journal whose committing thread is done right after each look at what is stable."""
+
+    @property
+    def stable(self) -> Stable:
+        seen = super().stable
+        self.synchronise()
+        return seen
+
+
 class JournalLife(RuleBasedStateMachine):
-    """Appends, commits, rolls, ships, refuses, fills up, heals, closes, is killed."""
+    """Appends, commits, rolls, ships, refuses, fills up, heals, closes, is killed; some of it while records travel."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -43,14 +53,22 @@ class JournalLife(RuleBasedStateMachine):
         self.gone: set[bytes] = set()
         self.refused: set[bytes] = set()
         self.poison: set[bytes] = set()
-        self.away = False
+        self.away = self.hasty = False
+        self.meanwhile: list[Callable[[], None]] = []
         self.loop = asyncio.new_event_loop()
 
-    @initialize()
-    def begin(self) -> None:
-        self.journal = Journal(self.folder, segment_bytes=SEGMENT_BYTES, max_held_bytes=400, disk=self.disk)
+    @initialize(hasty=st.booleans())
+    def begin(self, hasty: bool) -> None:  # noqa: FBT001 - drawn by hypothesis
+        self.hasty = hasty
+        self._open()
+
+    def _open(self) -> None:
+        kind = Hasty if self.hasty else Journal
+        self.journal = kind(self.folder, segment_bytes=SEGMENT_BYTES, max_held_bytes=400, disk=self.disk)
 
     async def _ship(self, batch: Sequence[bytes]) -> int:
+        while self.meanwhile:
+            self.meanwhile.pop()()
         if self.away:
             raise ConnectionError("away")
         bad = self.poison.intersection(batch)
@@ -76,13 +94,21 @@ class JournalLife(RuleBasedStateMachine):
     def commit(self) -> None:
         assert self.journal.synchronise() is None
 
-    @precondition(lambda self: self.journal._segment.size >= SEGMENT_BYTES and not self.journal._held)
     @rule()
     def roll(self) -> None:
-        self.journal._roll()
+        if self.journal._segment.size >= SEGMENT_BYTES and not self.journal._held:
+            self.journal._roll()
 
-    @rule()
-    def ship(self) -> None:
+    @rule(acts=st.lists(st.sampled_from(["append", "commit", "roll", "heal", "full"]), max_size=4))
+    def ship(self, acts: list[str]) -> None:
+        does: dict[str, Callable[[], None]] = {
+            "append": lambda: self.append(1, 10, 9),
+            "commit": self.commit,
+            "roll": self.roll,
+            "heal": self.heal,
+            "full": lambda: setattr(self.disk, "full", True),
+        }
+        self.meanwhile = [does[act] for act in acts]
         try:
             self.loop.run_until_complete(Shipper(self.journal, self._ship).step())
         except ConnectionError:
@@ -96,11 +122,11 @@ class JournalLife(RuleBasedStateMachine):
     def disk_full(self, full: bool) -> None:  # noqa: FBT001 - drawn by hypothesis
         self.disk.full = full
 
-    @precondition(lambda self: not self.disk.full)
     @rule()
     def heal(self) -> None:
-        self.journal._write_held(1000)
-        assert self.journal.held == 0
+        if not self.disk.full:
+            self.journal._write_held(1000)
+            assert self.journal.held == 0
 
     @rule(kill=st.booleans())
     def restart(self, kill: bool) -> None:  # noqa: FBT001 - drawn by hypothesis
@@ -112,7 +138,7 @@ class JournalLife(RuleBasedStateMachine):
         else:
             self.journal.close()
             self.gone.update(held if self.journal.held else ())
-        self.begin()
+        self._open()
         assert self.journal.status.started == started
 
     @invariant()
@@ -127,6 +153,7 @@ class JournalLife(RuleBasedStateMachine):
 
     def teardown(self) -> None:
         self.away = self.disk.full = False
+        self.meanwhile.clear()
         if hasattr(self, "journal"):
             self.journal._write_held(1000)
             assert self.journal.append([b"last"])
@@ -143,5 +170,5 @@ class JournalLife(RuleBasedStateMachine):
         shutil.rmtree(self.folder)
 
 
-JournalLife.TestCase.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+JournalLife.TestCase.settings = settings(max_examples=100, stateful_step_count=40, deadline=None)
 TestJournalLife = JournalLife.TestCase
