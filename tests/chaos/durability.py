@@ -60,7 +60,8 @@ def fill(folder: Path) -> Path:
 async def _full_disk(options: Options, name: str, *, journal_only: bool) -> Result:
     result = Result()
     try:
-        with small_disk(24) as disk:
+        # Ledger, its write-ahead log and journal of all calls must have room once the space is back: 2 KB a call.
+        with small_disk(24 + options.calls // 200) as disk:
             async with _staged_on(disk, options.seed, journal_only=journal_only) as stage:
                 await settled(stage)
                 await _traffic_on_full_disk(stage, disk, options, name, result)
