@@ -120,7 +120,9 @@ class RateMonitor:
         name, limit = self.names[column], float(self.limits[column])
         mean = total / known if known else 0.0
         if p_value <= self.settings.alpha:
-            verdict, detail = Verdict.DRIFT, f"{name} is over its limit {limit:.4g}; lately {mean:.4g}"
+            # Evidence outlasts its cause: it wanes only with as many decisions that speak against it.
+            tense = "is" if mean > limit else "was"
+            verdict, detail = Verdict.DRIFT, f"{name} {tense} over its limit {limit:.4g}; lately {mean:.4g}"
         elif known < self.settings.minimum:
             verdict, detail = Verdict.NOT_ENOUGH_DATA, f"{self.settings.minimum - known} more decisions are needed"
         else:
