@@ -45,6 +45,9 @@ BACKEND_OPTIONS: Final = (
     # A backend's link lives as long as it can: the router watches and renews it itself.
     *(pair for pair in SERVER_OPTIONS if "connection_age" not in pair[0] and "receive_message" not in pair[0]),
     ("grpc.max_receive_message_length", 16 << 20),
+    # The router's pings are asked for. On an idle link of a busy machine some come closer together than they were sent,
+    # and grpc would end the connection for it (GOAWAY, too_many_pings).
+    ("grpc.http2.max_ping_strikes", 0),
 )
 
 
