@@ -29,7 +29,8 @@ _WRITER_PRAGMAS: Final = (
     "PRAGMA synchronous = FULL",
     f"PRAGMA wal_autocheckpoint = {CHECKPOINT_PAGES}",
     "PRAGMA journal_size_limit = 67108864",
-    "PRAGMA cache_size = -16384",
+    # An outcome looks up its decision anywhere in the last days: with 16 MiB it cost a fifth to a third more.
+    "PRAGMA cache_size = -65536",
     "PRAGMA temp_store = MEMORY",
 )
 _READER_PRAGMAS: Final = ("PRAGMA query_only = ON", "PRAGMA cache_size = -8192", "PRAGMA busy_timeout = 5000")
