@@ -79,6 +79,9 @@ class Shadows:
         """Drops what waits and ends what is under way."""
         if self._timer is not None:
             self._timer.cancel()
+        self._offered.clear()
+        for waiting in self._waiting.values():
+            waiting.clear()
         tasks = list(self._asking.values())
         for task in tasks:
             task.cancel()
@@ -104,16 +107,22 @@ class Shadows:
                     continue
                 waiting.append(copy)
                 if place not in self._asking:
-                    task = self._asking[place] = self._loop.create_task(self._ask_all(place))
-                    task.add_done_callback(lambda ended, place=place: self._ended(place, ended))  # type: ignore[misc]
+                    self._begin(place)
+
+    def _begin(self, place: tuple[str, str]) -> None:
+        task = self._asking[place] = self._loop.create_task(self._ask_all(place))
+        task.add_done_callback(lambda ended: self._ended(place, ended))
 
     def _ended(self, place: tuple[str, str], task: asyncio.Task[None]) -> None:
-        self._asking.pop(place, None)
-        if not self._waiting.get(place):
-            # Shadows that are gone leave nothing behind.
-            self._waiting.pop(place, None)
+        del self._asking[place]
         if not task.cancelled() and (failure := task.exception()) is not None:
             _log.error("a shadow failed", family=place[0], variant=place[1], exc_info=failure)
+        if self._waiting[place]:
+            # A call broke before these, or they came since the last one: a queue that is full would stay so for ever.
+            self._begin(place)
+        else:
+            # Shadows that are gone leave nothing behind.
+            del self._waiting[place]
 
     async def _ask_all(self, place: tuple[str, str]) -> None:
         waiting = self._waiting[place]

@@ -7,9 +7,10 @@ from collections import Counter
 from typing import Any
 
 import pytest
+import structlog
 
 from bentos.family import load
-from router import shadowing
+from router import shadow_records, shadowing
 from router.journal import newest
 from router.shadowing import MOST_WAITING, agree
 from tests.integration.platform_under_test import (
@@ -153,6 +154,27 @@ async def test_shadow_that_is_away_is_counted(tmp_path: Any) -> None:
         assert (await until(p, 1))["failed"] == 1
         (answer,) = (one.shadow_answer for one in journaled(p) if one.HasField("shadow_answer"))
         assert (answer.failure, answer.agrees) == (prediction_pb2.FALLBACK_REASON_UNAVAILABLE, False)
+
+
+async def test_call_that_breaks_leaves_no_copy_behind(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What waited behind it is asked all the same, without new copies: a full queue would take none, and stay full."""
+    broken: list[Any] = []
+
+    def records(*given: Any, **named: Any) -> list[bytes]:
+        if not broken:
+            broken.append(given)
+            raise RuntimeError("broken")
+        return shadow_records.records(*given, **named)
+
+    monkeypatch.setattr(shadowing, "records", records)
+    address = f"unix:{tmp_path}/other.sock"
+    async with platform() as p, model_serving(FakeModel(), address):
+        await configured(p, address)
+        await connected(p.router, "other")
+        with structlog.testing.capture_logs() as logged:
+            await p.call("PredictBatch", batch(100))
+            assert sum((await until(p, 100)).values()) == 100
+        assert [one["variant"] for one in logged if one["event"] == "a shadow failed"] == ["other"]
 
 
 def test_agreement_goes_by_level_or_by_the_range() -> None:
