@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from typing import Final, TypeVar
 
 from monitoring.ledger import reading
 from monitoring.ledger.store import Store
 from services.runtime.call import Call
-from services.runtime.errors import DeadlineExceeded, InvalidArgument, Unavailable
+from services.runtime.deadlines import in_time
+from services.runtime.errors import InvalidArgument, Unavailable
 from services.runtime.identifiers import MAX_ID, check_stored_text
 from turnout.v1 import ledger_pb2
 
@@ -19,7 +19,6 @@ PAGE_ENTRIES: Final = 500
 PAGE_SNAPSHOTS: Final = 200
 PAGE_BYTES: Final = 1 << 20
 LONGEST_CALL_SECONDS: Final = 30.0
-_T = TypeVar("_T")
 _Entry = TypeVar("_Entry", ledger_pb2.LedgerEntry, ledger_pb2.ExperimentSnapshot)
 
 
@@ -61,7 +60,9 @@ class LedgerService:
             self._told(request.router, request.journal)
         if not request.records:
             return ledger_pb2.AppendRecordsResponse()
-        result = await _in_time(self._store.append(request.records, request.router), call)
+        result = await in_time(
+            self._store.append(request.records, request.router), call, longest_seconds=LONGEST_CALL_SECONDS
+        )
         return ledger_pb2.AppendRecordsResponse(
             stored=result.stored, duplicates=result.repeated, set_aside=result.set_aside
         )
@@ -86,7 +87,9 @@ class LedgerService:
                 field = f"decision_ids[{place}]"
                 raise InvalidArgument(field, f"{field} must be at most {MAX_ID} characters, none of them NUL")
         ids = list(request.decision_ids)
-        found = await _in_time(self._store.read(reading.find_families, request.tenant, ids), call)
+        found = await in_time(
+            self._store.read(reading.find_families, request.tenant, ids), call, longest_seconds=LONGEST_CALL_SECONDS
+        )
         return ledger_pb2.FindDecisionsResponse(
             known=[family is not None for family in found], families=[family or "" for family in found]
         )
@@ -123,7 +126,7 @@ class LedgerService:
                 after=after,
                 count=count,
             )
-            entries, after = await _in_time(page, call)
+            entries, after = await in_time(page, call, longest_seconds=LONGEST_CALL_SECONDS)
             for part in _pages(entries):
                 yield ledger_pb2.ListDecisionsResponse(entries=part)
             if len(entries) < count:
@@ -147,7 +150,7 @@ class LedgerService:
             if self._stopping():
                 raise Unavailable("", "the hub stops: ask again")
             page = self._store.read(reading.list_snapshots, request.family, after, PAGE_SNAPSHOTS)
-            found, after = await _in_time(page, call)
+            found, after = await in_time(page, call, longest_seconds=LONGEST_CALL_SECONDS)
             for part in _pages(found):
                 yield ledger_pb2.ListSnapshotsResponse(snapshots=part)
             if after is None:
@@ -164,7 +167,11 @@ class LedgerService:
         if not request.family:
             raise InvalidArgument("family", "family must be named")
         _check_filter(request.family, request.since_unix_us)
-        return await _in_time(self._store.read(reading.summarize, request.family, request.since_unix_us), call)
+        return await in_time(
+            self._store.read(reading.summarize, request.family, request.since_unix_us),
+            call,
+            longest_seconds=LONGEST_CALL_SECONDS,
+        )
 
 
 def _check_filter(family: str, since_us: int) -> None:
@@ -186,13 +193,3 @@ def _pages(entries: Sequence[_Entry]) -> Iterator[list[_Entry]]:
         size += bytes_of_entry
     if page:
         yield page
-
-
-async def _in_time(answer: Awaitable[_T], call: Call) -> _T:
-    """Waits at most as long as the caller does, and 30 s at most."""
-    left = call.time_left()
-    seconds = LONGEST_CALL_SECONDS if left is None else min(left, LONGEST_CALL_SECONDS)
-    try:
-        return await asyncio.wait_for(answer, max(seconds, 0.0))
-    except TimeoutError as error:
-        raise DeadlineExceeded("", f"the ledger did not answer within {seconds:.3f} s") from error

@@ -10,11 +10,12 @@ from services.control.fitting import Ready, Serving
 from services.control.metrics import ControlMetrics
 from services.control.routers import Routers
 from services.control.rows import Revision
-from services.control.steering import Steering, in_time
+from services.control.steering import LONGEST_CALL_SECONDS, Steering
 from services.control.store import ExperimentStore
 from services.control.strategies import describe_strategies
 from services.control.watching import Watching
 from services.runtime.call import Call
+from services.runtime.deadlines import in_time
 from services.runtime.errors import InvalidArgument, NotFound
 from services.runtime.experiment import Experiment, Layer
 from services.runtime.experiment_messages import experiment_to_message, layer_to_message
@@ -100,7 +101,7 @@ class ExperimentService(Steering):
             NotFound: there never was one of that name.
         """
         history = self._store.history(request.name, request.before_revision, _page_limit(request))
-        found = await in_time(history, call)
+        found = await in_time(history, call, longest_seconds=LONGEST_CALL_SECONDS)
         reply = experiment_pb2.ListRevisionsResponse()
         for one in found:
             message = reply.revisions.add(**_told(one))
@@ -113,7 +114,7 @@ class ExperimentService(Steering):
     ) -> experiment_pb2.ListLayerRevisionsResponse:
         """Gives a page of a layer's history, newest first; raises as `list_revisions` does."""
         history = self._store.layer_history(request.name, request.before_revision, _page_limit(request))
-        found = await in_time(history, call)
+        found = await in_time(history, call, longest_seconds=LONGEST_CALL_SECONDS)
         reply = experiment_pb2.ListLayerRevisionsResponse()
         for one in found:
             message = reply.revisions.add(**_told(one))

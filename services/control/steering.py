@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Final, TypeVar
 
@@ -12,7 +11,8 @@ from services.control.metrics import ControlMetrics
 from services.control.plans import Author
 from services.control.store import ExperimentStore
 from services.runtime.call import Call
-from services.runtime.errors import DeadlineExceeded, InvalidArgument, TurnoutError
+from services.runtime.deadlines import in_time
+from services.runtime.errors import InvalidArgument, TurnoutError
 from services.runtime.experiment import MAX_ARMS, Experiment
 from services.runtime.experiment_messages import (
     experiment_from_message,
@@ -249,23 +249,14 @@ class Steering:
             check_stored_text("why", why)
             if base is not None and not 1 <= base < MAX_REVISION:
                 raise InvalidArgument("base_revision", "base_revision must be at least 1 and under 2^62")
-            result = await in_time(change(Author(call.tenant, why, call.peer)), call)
+            result = await in_time(
+                change(Author(call.tenant, why, call.peer)), call, longest_seconds=LONGEST_CALL_SECONDS
+            )
         except TurnoutError as error:
             self._metrics.refused(kind, error.code)
             raise
         self._metrics.changed(kind)
         return result
-
-
-async def in_time(work: Awaitable[_T], call: Call) -> _T:
-    """Waits at most as long as the caller does, and 10 s at most; a change that began is finished all the same."""
-    left = call.time_left()
-    seconds = LONGEST_CALL_SECONDS if left is None else max(0.0, min(left, LONGEST_CALL_SECONDS))
-    try:
-        return await asyncio.wait_for(work, seconds)
-    except TimeoutError as error:
-        sentence = f"the database was not done within {seconds:.3f} s; look before you try again"
-        raise DeadlineExceeded("", sentence) from error
 
 
 def _definition(message: experiment_pb2.Experiment) -> Experiment:
