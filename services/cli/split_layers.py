@@ -104,6 +104,8 @@ def _print(given: experiment_pb2.ExperimentSet, layers: list[experiment_pb2.Laye
     def table() -> Any:
         from rich.table import Table
 
+        if not result["layers"]:
+            return "No layer is defined: make one with `turnout split layers set NAME`."
         shown = Table(title="layers", title_justify="left")
         for column in ("layer", "within", "slices", "revision"):
             shown.add_column(column, justify="right" if column == "revision" else "left")

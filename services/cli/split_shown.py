@@ -5,11 +5,14 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any, Final
 
+from services.cli.moments import length
 from services.cli.output import Format, emit
 
 if TYPE_CHECKING:
     from turnout.v1 import experiment_pb2
 
+_ASSIGNMENTS: Final = ("seeded", "seeded", "alternating", "timetable")
+"""Names of TimeAssignment; what is not set is by weight."""
 _ALTERNATING: Final = 2
 """TIME_ASSIGNMENT_ALTERNATING: arms with a weight above 0 take turns."""
 
@@ -73,6 +76,8 @@ def plain(experiment: experiment_pb2.Experiment) -> dict[str, Any]:
             for arm in experiment.arms
         },
     }
+    if result["strategy"] == "time":
+        result["time"] = _plain_time(experiment.strategy.time)
     for field in ("winner", "tenant", "when", "priority", "hold_out_percent"):
         if value := getattr(experiment, field):
             result[field] = value
@@ -93,6 +98,21 @@ def plain(experiment: experiment_pb2.Experiment) -> dict[str, Any]:
     return result
 
 
+def _plain_time(given: experiment_pb2.TimeStrategy) -> dict[str, Any]:
+    return {
+        "window_seconds": given.window_seconds,
+        "offset_seconds": given.offset_seconds,
+        "time_zone": given.time_zone,
+        "burn_in_seconds": given.burn_in_seconds,
+        "assignment": _ASSIGNMENTS[given.assignment],
+        "timetable": {_time_of_day(entry.start_seconds): entry.arm for entry in given.timetable},
+    }
+
+
+def _time_of_day(seconds: int) -> str:
+    return f"{seconds // 3600:02}:{seconds // 60 % 60:02}" + (f":{seconds % 60:02}" if seconds % 60 else "")
+
+
 def plain_slice(given: experiment_pb2.LayerSlice) -> dict[str, Any]:
     """Gives a slice of a layer as plain values."""
     return {"layer": given.layer, "start": given.start, "end": given.end}
@@ -105,12 +125,14 @@ def print_one(experiment: experiment_pb2.Experiment, output: Format) -> None:
 
 
 def _table(result: dict[str, Any], state: str) -> Any:
+    from rich.console import Group
     from rich.table import Table
+    from rich.text import Text
 
     told = "" if state == "running" else f", {state}"
     name = result["name"] if result["name"] == result["family"] else f"{result['name']} ({result['family']})"
     title = f"{name}: {result['strategy']}{told}, revision {result['revision']}"
-    table = Table(title=title, title_justify="left", caption=_around(result), caption_justify="left")
+    table = Table()
     table.add_column("arm")
     table.add_column("variant")
     table.add_column("weight", justify="right")
@@ -118,18 +140,21 @@ def _table(result: dict[str, Any], state: str) -> Any:
     for arm_name, arm in result["arms"].items():
         crown = " (champion)" if arm_name == result["champion"] else ""
         table.add_row(arm_name + crown, arm["variant"], f"{arm['weight']:g}", f"{arm['expected_share']:.1%}")
-    return table
+    # As text, not as markup: a condition may hold `[a-z]`, which markup would take for a tag and leave out.
+    return Group(Text(title, style="table.title"), table, *map(Text, _around(result)))
 
 
-def _around(result: dict[str, Any]) -> str | None:
-    """Gives what stands around the strategy, a line each."""
-    lines = [f"{field}: {result[field]}" for field in ("tenant", "when", "priority") if field in result]
+def _around(result: dict[str, Any]) -> list[str]:
+    """Gives what stands around the arms, a line each."""
+    lines = _time_words(result["time"]) if "time" in result else []
+    lines += [f"{field}: {result[field]}" for field in ("tenant", "when", "priority") if field in result]
     if "layer" in result:
         lines.append(f"layer: {slice_words(result['layer'])}")
     if "hold_out_percent" in result:
         lines.append(f"held out for the champion: {result['hold_out_percent']:g} %")
     if "overrides" in result:
-        lines.append(f"overrides: {len(result['overrides'])} units")
+        count = len(result["overrides"])
+        lines.append(f"overrides: {count} unit" + "s" * (count > 1))
     if "shadows" in result:
         lines.append("shadows: " + ", ".join(f"{name} {part:g} %" for name, part in result["shadows"].items()))
     if "ramp" in result:
@@ -137,8 +162,20 @@ def _around(result: dict[str, Any]) -> str | None:
         lines.append(f"ramp from {start} UTC:")
         for step in result["ramp"]["steps"]:
             weights = ", ".join(f"{arm}={weight:g}" for arm, weight in step["weights"].items())
-            lines.append(f"  after {step['after_seconds']} s: {weights}")
-    return "\n".join(lines) or None
+            lines.append(f"  after {length(step['after_seconds'])}: {weights}")
+    return lines
+
+
+def _time_words(given: dict[str, Any]) -> list[str]:
+    zone = given["time_zone"] or "UTC"
+    if given["timetable"]:
+        lines = [f"each day, {zone}: " + ", ".join(f"{start} {arm}" for start, arm in given["timetable"].items())]
+    else:
+        offset = f", offset {length(given['offset_seconds'])}" if given["offset_seconds"] else ""
+        lines = [f"windows of {length(given['window_seconds'])}, {zone}{offset}; arms {given['assignment']}"]
+    if given["burn_in_seconds"]:
+        lines.append(f"burn-in: the first {length(given['burn_in_seconds'])} of a block")
+    return lines
 
 
 def slice_words(given: dict[str, Any]) -> str:

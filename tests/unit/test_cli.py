@@ -14,8 +14,9 @@ import yaml
 from services.cli import main
 from services.cli.configuration_file import first_file, use_tags, write_first
 from services.cli.durations import seconds, time_of_day
+from services.cli.output import Format
 from services.cli.split_options import parse_weights
-from services.cli.split_shown import expected_shares
+from services.cli.split_shown import expected_shares, print_one
 from services.runtime.config import ConfigError, parse_config
 from services.runtime.errors import AlreadyExists, InvalidArgument
 from turnout.v1 import experiment_pb2
@@ -267,3 +268,46 @@ def test_the_version_is_told(capsys: pytest.CaptureFixture[str]) -> None:
     """A report of a fault can say of which version it is."""
     assert command("--version") == 0
     assert capsys.readouterr().out.startswith("turnout 0.")
+
+
+def test_a_switchback_is_shown_whole(capsys: pytest.CaptureFixture[str]) -> None:
+    """Windows, time zone, burn-in and timetable stand around the arms, for people and for programs."""
+    time = experiment_pb2.TimeStrategy(window_seconds=1800, time_zone="Europe/Paris", burn_in_seconds=120)
+    experiment = experiment_pb2.Experiment(
+        name="dispatch",
+        family="dispatch",
+        strategy=experiment_pb2.Strategy(time=time),
+        arms=[experiment_pb2.Arm(name=name, weight=50) for name in "ab"],
+    )
+    print_one(experiment, Format.TABLE)
+    said = capsys.readouterr().out
+    assert "windows of 30 min, Europe/Paris; arms seeded" in said
+    assert "burn-in: the first 2 min of a block" in said
+    experiment.strategy.time.timetable.add(start_seconds=0, arm="a")
+    experiment.strategy.time.timetable.add(start_seconds=30_600, arm="b")
+    experiment.strategy.time.assignment = experiment_pb2.TIME_ASSIGNMENT_TIMETABLE
+    print_one(experiment, Format.TABLE)
+    assert "each day, Europe/Paris: 00:00 a, 08:30 b" in capsys.readouterr().out
+    print_one(experiment, Format.JSON)
+    assert json.loads(capsys.readouterr().out)["time"] == {
+        "window_seconds": 1800,
+        "offset_seconds": 0,
+        "time_zone": "Europe/Paris",
+        "burn_in_seconds": 120,
+        "assignment": "timetable",
+        "timetable": {"00:00": "a", "08:30": "b"},
+    }
+
+
+def test_a_condition_is_shown_to_the_letter(capsys: pytest.CaptureFixture[str]) -> None:
+    """What stands in brackets is part of the condition, and not markup of the terminal."""
+    when = 'metadata["app"].matches("[a-z]+")'
+    experiment = experiment_pb2.Experiment(
+        name="web",
+        family="dispatch",
+        when=when,
+        strategy=experiment_pb2.Strategy(weighted=experiment_pb2.WeightedStrategy()),
+        arms=[experiment_pb2.Arm(name="a", weight=1)],
+    )
+    print_one(experiment, Format.TABLE)
+    assert f"when: {when}" in capsys.readouterr().out.replace("\n", "")
