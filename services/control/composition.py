@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import time
 import uuid
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -19,9 +19,10 @@ from services.control.routers import Routers, read_routers, write_routers
 from services.control.service import Decide, ExperimentService
 from services.control.store import ExperimentStore
 from services.control.watching import Pace, Watching
+from services.runtime.cancelling import asked_to_end
 from services.runtime.config import Config, ConfigError, read_config
 from services.runtime.database import Database
-from services.runtime.errors import TurnoutError
+from services.runtime.errors import TurnoutError, Unavailable
 from services.runtime.followed_file import fingerprint
 
 FOLLOW_SECONDS: Final = 0.2
@@ -34,6 +35,8 @@ class _Served:
     """What turnout.yaml says at this moment."""
 
     config: Config
+    declared: bool = False
+    """Whether the store took that over, or refused it."""
 
 
 @contextlib.asynccontextmanager
@@ -71,32 +74,30 @@ async def steering(
     served = _Served(read_config(config_path))
     await store.load(make_origin())
     routers.remember(await database.read(read_routers))
-    await _declare(store, served.config, metrics)
+    await _declare(store, served, metrics)
 
     async def follow() -> None:
         nonlocal seen
-        while True:
-            await asyncio.sleep(FOLLOW_SECONDS)
-            now = fingerprint(config_path)
-            if now is None or now == seen:
-                continue
-            try:
-                served.config = await asyncio.to_thread(read_config, config_path)
-            except ConfigError as error:
-                metrics.imported(taken=False)
-                _log.error("turnout.yaml refused; what runs stays", reason=str(error))
-            else:
-                await _declare(store, served.config, metrics)
-            seen = now
+        now = fingerprint(config_path)
+        if now is None or now == seen:
+            return
+        seen = now
+        try:
+            served.config = await asyncio.to_thread(read_config, config_path)
+        except ConfigError as error:
+            metrics.imported(taken=False)
+            _log.error("turnout.yaml refused; what runs stays", reason=str(error))
+        else:
+            await _declare(store, served, metrics)
 
     async def keep() -> None:
-        while True:
-            await asyncio.sleep(KEEP_SECONDS)
-            with contextlib.suppress(TurnoutError):
-                await store.refresh()
-                await _keep(database, routers)
+        if not served.declared:
+            await _declare(store, served, metrics)
+        with contextlib.suppress(TurnoutError):
+            await store.refresh()
+            await _keep(database, routers)
 
-    tasks = [asyncio.create_task(follow()), asyncio.create_task(keep())]
+    tasks = [asyncio.create_task(_each(FOLLOW_SECONDS, follow)), asyncio.create_task(_each(KEEP_SECONDS, keep))]
     try:
         yield ExperimentService(
             store,
@@ -115,14 +116,30 @@ async def steering(
             await _keep(database, routers)
 
 
-async def _declare(store: ExperimentStore, config: Config, metrics: ControlMetrics) -> None:
+async def _each(seconds: float, step: Callable[[], Awaitable[None]]) -> None:
+    """Does a step again and again until cancelled; one that breaks is told and ends no later one."""
+    while not asked_to_end():
+        await asyncio.sleep(seconds)
+        try:
+            await step()
+        except Exception:  # noqa: BLE001 - what runs would not be followed any more, and nobody would notice
+            _log.exception("experiment control could not look after itself; it tries again")
+
+
+async def _declare(store: ExperimentStore, served: _Served, metrics: ControlMetrics) -> None:
     """Takes over what the file says anew; what does not fit to the operators' work is told and left out whole."""
+    served.declared = False
     try:
-        plan = await store.declare(config.experiments, config.layers)
+        plan = await store.declare(served.config.experiments, served.config.layers)
+    except Unavailable:
+        # The database tells its own trouble; what the file says is due again.
+        return
     except TurnoutError as error:
+        served.declared = True
         metrics.imported(taken=False)
         _log.error("turnout.yaml does not fit to what runs; what runs stays", reason=error.message)
         return
+    served.declared = True
     if plan:
         metrics.imported(taken=True)
 

@@ -206,9 +206,10 @@ class ExperimentStore:
 
     async def refresh(self) -> None:
         """Reads again what runs, when the connection to the database was lost meanwhile."""
-        if self._database.generation != self._generation:
-            self._generation = self._database.generation
+        generation = self._database.generation
+        if generation != self._generation:
             self._swap(await self._database.read(rows.read_state))
+            self._generation = generation
 
     async def _commit(self, making: Making, author: Author, fault: Callable[[SetError], TurnoutError]) -> _Committed:
         """Makes a plan on the newest state, checks it and stores it. Goes on when its caller no longer waits."""

@@ -19,7 +19,7 @@ from services.control import tables
 from services.control.plans import Author, State
 from services.control.store import ExperimentStore
 from services.runtime.database import Database, open_database
-from services.runtime.errors import Aborted, AlreadyExists, FailedPrecondition, InvalidArgument, NotFound
+from services.runtime.errors import Aborted, AlreadyExists, FailedPrecondition, InvalidArgument, NotFound, Unavailable
 from services.runtime.experiment import Experiment, Layer
 
 _T = TypeVar("_T")
@@ -410,3 +410,31 @@ async def test_a_long_history_is_read_in_pages(database_url: str) -> None:
             await store.history("two", 0, 50)
         rows = await store._database.read(lambda c: c.scalar(select(func.count()).select_from(tables.EXPERIMENTS)))
         assert rows == 1
+
+
+async def test_what_could_not_be_read_after_a_lost_connection_is_read_later(
+    database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A database that comes back and goes away again leaves no router on an old set for good."""
+    with open_database(database_url) as database:
+        store, other = (
+            ExperimentStore(database, now_us=itertools.count(1).__next__, published=lambda _: None) for _ in range(2)
+        )
+        await store.load("origin")
+        await other.load("origin")
+        await other.create(experiment("one"), ADA)
+        read, failures = Database.read, [Unavailable("", "away")]
+
+        async def failing(self: Database, *given: Any) -> Any:
+            if failures:
+                raise failures.pop()
+            return await read(self, *given)
+
+        lost = database.generation + 1
+        monkeypatch.setattr(Database, "generation", property(lambda _: lost))
+        monkeypatch.setattr(Database, "read", failing)
+        with pytest.raises(Unavailable):
+            await store.refresh()
+        await store.refresh()
+        assert store.state.set == other.state.set
+        assert set(store.state.set.experiments) == {"one"}

@@ -5,10 +5,16 @@ from __future__ import annotations
 import asyncio
 import os
 from pathlib import Path
+from typing import Any
 
 import grpc
+import pytest
+import structlog
 
+from services.control.plans import Plan
+from services.control.store import ExperimentStore
 from services.control.watching import Pace
+from services.runtime.errors import Unavailable
 from tests.integration.control_under_test import Watcher, control, until
 from turnout.v1 import experiment_pb2
 
@@ -235,6 +241,34 @@ async def test_a_changed_file_reaches_routers_and_a_wrong_one_does_not(tmp_path:
         write(text)
         fourth = (await watcher.next_set()).set
         assert [(one.name, one.revision) for one in fourth.experiments] == [("dispatch", 2)]
+
+
+async def test_a_file_that_changes_while_the_database_is_away_is_taken_over_later(
+    tmp_path: Path, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody has to touch it again; nor does a step that breaks end the following."""
+    declare = ExperimentStore.declare
+    failures = [RuntimeError("broken"), Unavailable("", "away")]
+
+    async def failing(self: ExperimentStore, *given: Any) -> Plan:
+        if failures:
+            raise failures.pop()
+        return await declare(self, *given)
+
+    async with control(tmp_path, database_url) as hub:
+        watcher = hub.watcher()
+        await watcher.answer(await watcher.hello())
+        monkeypatch.setattr(ExperimentStore, "declare", failing)
+        config = tmp_path / "turnout.yaml"
+        beside = tmp_path / "new"
+        beside.write_text(config.read_text().replace("weight: 50", "weight: 40"))
+        with structlog.testing.capture_logs() as logged:
+            os.replace(beside, config)  # noqa: PTH105 - one step, as an editor does it
+            async with asyncio.timeout(20):
+                given = await watcher.next_set()
+        assert [arm.weight for arm in given.set.experiments[0].arms] == [40, 40]
+        assert not failures
+        assert [one["log_level"] for one in logged if "look after itself" in one["event"]] == ["error"]
 
 
 async def test_many_routers_hear_of_every_toggle(tmp_path: Path, database_url: str) -> None:
