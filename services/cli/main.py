@@ -19,6 +19,7 @@ FAILED: Final = 1
 WRONG_INPUT: Final = 2
 INTERRUPTED: Final = 130
 _INPUT: Final = (InvalidArgument, NotFound, AlreadyExists, Unauthenticated)
+_TOKENS: Final = "TURNOUT_OPERATOR_TOKEN is for the hub, TURNOUT_TOKEN or --token for predict, outcome and explain"
 _OPTIONS: Final = {"help_option_names": ["-h", "--help"]}
 
 app = typer.Typer(
@@ -108,7 +109,9 @@ def told(error: Exception) -> tuple[int, str]:
         case ConfigError():
             return WRONG_INPUT, str(error)
         case TurnoutError():
-            return WRONG_INPUT if isinstance(error, _INPUT) else FAILED, error.message
+            missing = isinstance(error, Unauthenticated)
+            sentence = f"no valid token was sent ({error.message}): {_TOKENS}" if missing else error.message
+            return WRONG_INPUT if isinstance(error, _INPUT) else FAILED, sentence
         case StartFailed():
             return FAILED, str(error)
         case OSError() if error.filename is not None:

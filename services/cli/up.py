@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
+import os
 import signal
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +18,7 @@ if TYPE_CHECKING:
 
     from services.cli.child import Change
     from services.cli.platform import Platform
+    from services.runtime.config import Operator
 
 
 def up(config: ConfigOption = DEFAULT_CONFIG, output: FormatOption = Format.TABLE) -> None:
@@ -23,7 +27,8 @@ def up(config: ConfigOption = DEFAULT_CONFIG, output: FormatOption = Format.TABL
     The file is followed: a variant that is added, changed or removed starts, restarts or stops its model server.
     SIGHUP replaces every process, one after the other.
     """
-    load_config(config)
+    if warning := operator_warning(load_config(config).operators.values(), os.environ.get("TURNOUT_OPERATOR_TOKEN")):
+        messages().print(warning, markup=False, soft_wrap=True)
     asyncio.run(_until_interrupted(config, output))
 
 
@@ -59,6 +64,25 @@ async def _until_interrupted(config: Path, output: Format) -> None:
     except asyncio.CancelledError:
         if not interrupted:
             raise
+
+
+def operator_warning(operators: Iterable[Operator], token: str | None) -> str:
+    """Gives what people should know before the router starts whose token the hub does not take; else nothing.
+
+    No reason to refuse the start: the router answers and records without the hub.
+
+    Args:
+        operators: those of the file.
+        token: what the router is going to show to the hub.
+    """
+    known = {operator.token_sha256 for operator in operators}
+    if not known or (token and hashlib.sha256(token.encode()).hexdigest() in known):
+        return ""
+    what = "is no operator's token" if token else "is not set"
+    return (
+        f"TURNOUT_OPERATOR_TOKEN {what}: the hub refuses the router, which answers and records meanwhile, but gets no "
+        "change of an experiment; set the token of one of `operators` and start again"
+    )
 
 
 def addresses(platform: Platform) -> dict[str, Any]:

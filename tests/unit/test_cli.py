@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import subprocess
@@ -17,8 +18,9 @@ from services.cli.durations import seconds, time_of_day
 from services.cli.output import Format
 from services.cli.split_options import parse_weights
 from services.cli.split_shown import expected_shares, print_one
-from services.runtime.config import ConfigError, parse_config
-from services.runtime.errors import AlreadyExists, InvalidArgument
+from services.cli.up import operator_warning
+from services.runtime.config import ConfigError, Operator, parse_config
+from services.runtime.errors import AlreadyExists, InvalidArgument, Unauthenticated
 from turnout.v1 import experiment_pb2
 
 TAGS = {"xgboost": "turnout-dispatch-xgboost:1", "lightgbm": "turnout-dispatch-lightgbm:1"}
@@ -311,3 +313,20 @@ def test_a_condition_is_shown_to_the_letter(capsys: pytest.CaptureFixture[str]) 
     )
     print_one(experiment, Format.TABLE)
     assert f"when: {when}" in capsys.readouterr().out.replace("\n", "")
+
+
+@pytest.mark.parametrize(("token", "says"), [(None, "is not set"), ("wrong", "is no operator's"), ("right", "")])
+def test_up_tells_that_the_hub_will_refuse_the_router(token: str | None, says: str) -> None:
+    """With operators the router needs the token of one; nothing else would show why it hears of no change."""
+    warning = operator_warning([Operator(token_sha256=hashlib.sha256(b"right").hexdigest())], token)
+    assert warning.startswith(f"TURNOUT_OPERATOR_TOKEN {says}") == bool(says)
+    assert bool(warning) == bool(says)
+    assert not operator_warning([], token)
+
+
+def test_a_missing_token_is_told_with_where_it_goes() -> None:
+    """Whoever types a command sets a variable; the metadata is the client's business."""
+    code, sentence = main.told(Unauthenticated("authorization", "the token is not known"))
+    assert code == main.WRONG_INPUT
+    assert "the token is not known" in sentence
+    assert "TURNOUT_OPERATOR_TOKEN" in sentence
