@@ -115,9 +115,9 @@ def expected_performance(
 def _too_few(past: BinaryStatistics, now: Unlabelled) -> tuple[str, ...]:
     reasons: tuple[str, ...] = ()
     if past.decisions < MINIMUM_LABELS:
-        reasons += (f"{past.decisions} labelled decisions; {MINIMUM_LABELS} are needed",)
+        reasons += (f"{past.decisions} of the {MINIMUM_LABELS} labelled decisions that are needed",)
     if now.counts.sum() < MINIMUM_DECISIONS:
-        reasons += (f"{int(now.counts.sum())} decisions; {MINIMUM_DECISIONS} are needed",)
+        reasons += (f"{int(now.counts.sum())} of the {MINIMUM_DECISIONS} decisions without an outcome that are needed",)
     return reasons
 
 

@@ -45,6 +45,7 @@ def _tiles(report: dict[str, Any]) -> str:
     outcomes = sum(one["outcomes"] for one in variants)
     instead = sum(sum(one["fallback_reasons"].values()) for one in report["distributions"])
     drifting = sum(one["verdict"] == "drift" for one in findings)
+    judged = sum(one["verdict"] != "not_enough_data" for one in findings)
     state = report["health"]["state"]
     known = state != "unspecified"
     shown = [
@@ -54,9 +55,9 @@ def _tiles(report: dict[str, Any]) -> str:
         ("Fallbacks", number(instead), "", f"{instead / decisions:.2%} of them" if decisions else "none yet"),
         (
             "Drift",
-            f"{drifting} of {len(findings)}" if findings else "–",
+            f"{drifting} of {judged}" if judged else "no verdict",
             "drift" if drifting else "",
-            "tests found any",
+            "tests with a verdict found any" if judged else "more decisions are needed",
         ),
     ]
     tiles = "".join(
@@ -163,8 +164,14 @@ def _findings(report: dict[str, Any]) -> str:
         elif own:
             parts.append(f"<details><summary>{title} ({len(own)})</summary>{_tests(title, own)}</details>")
         elif verdict == "drift":
-            parts.append("<p>No test found drift.</p>")
+            parts.append(f"<p>{no_drift(findings)}</p>")
     return f"<section><h2>Drift</h2>{''.join(parts)}</section>"
+
+
+def no_drift(findings: Sequence[dict[str, Any]]) -> str:
+    """Says that none of the tests found drift, or that none of them can tell yet, which is no good news."""
+    undecided = all(one["verdict"] == "not_enough_data" for one in findings)
+    return "No verdict on drift yet: more decisions are needed." if undecided else "No test found drift."
 
 
 def _tests(caption: str, findings: Sequence[dict[str, Any]]) -> str:

@@ -13,7 +13,7 @@ from rich.text import Text
 from services.cli.drift_shown import subject
 from services.cli.moments import length, utc
 from services.cli.report_markup import measured, name, words
-from services.cli.report_page import estimate
+from services.cli.report_page import estimate, no_drift
 from services.cli.report_shadows import shadow_tables
 
 _LEVELS: Final = {"excellent": "green", "good": "green", "acceptable": "yellow", "poor": "red"}
@@ -99,5 +99,4 @@ def _drift(findings: Sequence[dict[str, Any]]) -> list[RenderableType]:
         subjects = ", ".join(dict.fromkeys(map(subject, drifting)))
         sentence = f"{len(drifting)} of {len(findings)} tests found drift: {subjects}. `turnout drift` says more."
         return [Text(sentence, style="red")]
-    undecided = all(one["verdict"] == "not_enough_data" for one in findings)
-    return [Text("No verdict on drift yet: more decisions are needed." if undecided else "No test found drift.")]
+    return [Text(no_drift(findings))]

@@ -73,7 +73,7 @@ async def test_what_is_estimated_before_the_labels_is_what_they_then_show(databa
         found = [night async for night in nights(stage, 10, [])]
     first, rest = found[0], found[2:]
     assert not first.estimate.valid
-    assert "500 are needed" in first.estimate.reason
+    assert "of the 500 labelled decisions that are needed" in first.estimate.reason
     assert {night.quality.unlabelled for night in found} == {A_DAY}
     assert [night.estimate.reason for night in rest if not night.estimate.valid] == []
     for night in rest:

@@ -149,7 +149,7 @@ def test_a_page_says_what_was_found() -> None:
     for said in (
         "0.900 0.850–0.940",
         "no router can reach <model>",
-        "1 of 3",
+        "1 of 2 tests with a verdict found any",
         "What drifts",
         "no estimate: 500 are needed",
     ):
@@ -170,6 +170,18 @@ def test_a_page_of_nothing_says_why_everywhere() -> None:
     assert "<table" not in page(report(**NOTHING))
     unchecked = health(state="unspecified", checked_at="", next_check="")
     assert "The first check cycle has not ended yet" in page(report(**(NOTHING | {"health": unchecked})))
+
+
+def test_tests_without_a_verdict_are_no_good_news() -> None:
+    """Neither page nor terminal says that nothing drifts while no test can tell."""
+    waiting = report(findings=[finding(verdict="not_enough_data")])
+    words = " ".join(Page(page(waiting)).words.split())
+    assert "No verdict on drift yet" in words
+    assert "Drift no verdict more decisions are needed" in words
+    assert "No test found drift" not in words + flat(shown(report_table(waiting)))
+    stable = " ".join(Page(page(report(findings=[finding(verdict="stable")]))).words.split())
+    assert "No test found drift" in stable
+    assert "0 of 1 tests with a verdict found any" in stable
 
 
 def test_without_outcomes_the_table_says_that_nobody_knows() -> None:

@@ -231,8 +231,11 @@ def test_an_estimate_whose_assumption_is_violated_is_not_given() -> None:
     low = BinaryStatistics.of(np.full(1_000, 0.1), np.tile([0.0, 0.0, 0.0, 0.0, 1.0], 200))
     few = BinaryStatistics.of(*pairs(100))
     cases = (
-        (expected_performance(few, now), "labelled decisions; 500 are needed"),
-        (expected_performance(past, unlabelled(BinaryStatistics.of(*pairs(50)))), "decisions; 100 are needed"),
+        (expected_performance(few, now), "100 of the 500 labelled decisions that are needed"),
+        (
+            expected_performance(past, unlabelled(BinaryStatistics.of(*pairs(50)))),
+            "50 of the 100 decisions without an outcome that are needed",
+        ),
         (expected_performance(low, now), "where the labelled past has none"),
         (expected_performance(past, now, recent=changed), "on recently labelled decisions"),
         (expected_performance(past, now, concept=Verdict.DRIFT), "concept drift"),
