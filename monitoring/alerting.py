@@ -21,6 +21,7 @@ from monitoring.alerts.opening import open_alerts
 from monitoring.alerts.service import AlertCalls
 from monitoring.settings.service import SettingsCalls
 from monitoring.settings.store import SettingsStore, open_settings
+from services.runtime.cancelling import asked_to_end
 from services.runtime.database import Database
 from services.runtime.errors import TurnoutError
 from services.runtime.identifiers import uuid7_source
@@ -100,7 +101,7 @@ async def alerting(
 
 
 async def _tick(running: Alerting, seconds: float) -> None:
-    while True:
+    while not asked_to_end():
         await asyncio.sleep(seconds)
         try:
             await running.engine.tick()

@@ -9,6 +9,7 @@ from typing import Final
 
 import structlog
 
+from services.runtime.cancelling import asked_to_end
 from services.runtime.config import Config, ConfigError, read_config
 from services.runtime.followed_file import Fingerprint, fingerprint
 
@@ -19,7 +20,7 @@ Apply = Callable[[Config], Awaitable[None]]
 
 async def watch(path: Path, seen: Fingerprint | None, apply: Apply, refused: Callable[[], None]) -> None:
     """Applies every change of the file until cancelled. `seen` is the fingerprint of what is applied already."""
-    while True:
+    while not asked_to_end():
         await asyncio.sleep(POLL_SECONDS)
         now = fingerprint(path)
         if now == seen or now is None:

@@ -24,6 +24,7 @@ from monitoring.cycle.monitors import Monitors
 from monitoring.cycle.platform import Platform
 from monitoring.cycle.telling import log_health, tell_metrics
 from monitoring.metrics import MonitoringMetrics
+from services.runtime.cancelling import asked_to_end
 from services.runtime.database import Database
 from services.runtime.errors import TurnoutError
 from services.runtime.monitoring_config import MonitoringSettings
@@ -148,7 +149,7 @@ class Cycle:
         """
         began: float | None = None
         fed = self._clock()
-        while True:
+        while not asked_to_end():
             now = self._clock()
             # Settings may shorten the time until the next cycle at any moment.
             if began is None or now >= began + self._pause():

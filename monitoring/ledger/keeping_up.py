@@ -10,6 +10,7 @@ import structlog
 
 from monitoring.ledger.store import Store
 from monitoring.ledger.upkeep import Step
+from services.runtime.cancelling import asked_to_end
 from services.runtime.errors import Unavailable
 
 _log = structlog.get_logger(__name__)
@@ -30,7 +31,7 @@ async def keeping_up(
 
 
 async def _forever(store: Store, pause_seconds: float, stepped: Callable[[Step], None]) -> None:
-    while True:
+    while not asked_to_end():
         try:
             step = await store.upkeep()
             stepped(step)

@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import structlog
 
+from monitoring.cycle.running import Cycle, cycling
+from monitoring.ledger.keeping_up import keeping_up
+from router import config_watch
 from router.alert_watch import AlertWatch
 from router.experiment_watch import ExperimentWatch
 from router.resilience.standing_alerts import StandingAlerts
@@ -72,4 +79,74 @@ async def test_a_dropped_cancellation_ends_the_loop_all_the_same(kind: str) -> N
     await channel.reading.wait()
     task.cancel()
     done, _ = await asyncio.wait([task], timeout=10)
+    assert done == {task}
+
+
+class _Dropping:
+    """Work that turns the first cancellation of whoever waits for it into an error of its own."""
+
+    def __init__(self) -> None:
+        self.begun = asyncio.Event()
+        self.dropped = False
+
+    async def upkeep(self) -> Any:
+        self.begun.set()
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            if self.dropped:
+                raise
+            self.dropped = True
+            raise ConnectionError("broken") from None
+
+    once = upkeep
+
+
+async def _ends(block: contextlib.AbstractAsyncContextManager[object], work: _Dropping) -> bool:
+    """Whether a block ends that is left in the middle of work."""
+
+    async def left() -> None:
+        async with block:
+            await work.begun.wait()
+
+    with structlog.testing.capture_logs():
+        done, _ = await asyncio.wait([asyncio.create_task(left())], timeout=10)
+    return bool(done) and work.dropped
+
+
+async def test_upkeep_ends_with_its_block() -> None:
+    """A hub that stops waits for no second cancellation of the ledger's upkeep."""
+    store: Any = _Dropping()
+    assert await _ends(keeping_up(store, pause_seconds=0.0), store)
+
+
+async def test_check_cycle_ends_with_its_block(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nor for one of the check cycle."""
+    work = _Dropping()
+    given: Any = SimpleNamespace(engine=None, settings=SimpleNamespace(current=SimpleNamespace(cycle_seconds=0.0)))
+    nothing: Any = None
+    cycle = Cycle(
+        nothing,
+        given,
+        nothing,
+        families=lambda _: None,
+        platform=lambda: nothing,
+        metrics=nothing,
+        now_us=lambda: 0,
+        clock=lambda: 0.0,
+    )
+    monkeypatch.setattr(cycle, "once", work.once)
+    assert await _ends(cycling(cycle), work)
+
+
+async def test_following_of_a_file_ends(tmp_path: Path) -> None:
+    """Nor does a router for one of what follows turnout.yaml, in the middle of a change."""
+    work = _Dropping()
+    path = tmp_path / "turnout.yaml"
+    path.write_text("families: {}\n")
+    with structlog.testing.capture_logs():
+        task = asyncio.create_task(config_watch.watch(path, None, lambda _: work.upkeep(), lambda: None))
+        await work.begun.wait()
+        task.cancel()
+        done, _ = await asyncio.wait([task], timeout=10)
     assert done == {task}
