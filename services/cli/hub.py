@@ -3,44 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from types import TracebackType
-from typing import Any, Final, Self, TypeVar
+from typing import Final
 
-import grpc
 from google.protobuf.message import Message
 
-from services.client.status import error_of
-from services.runtime.errors import TurnoutError, Unavailable
+from services.cli.hub_connection import HubConnection, Reply
 from turnout.v1 import experiment_pb2, ledger_pb2
 
-_OPTIONS: Final = (("grpc.max_receive_message_length", 16 << 20), ("grpc.enable_retries", 0))
 _SECONDS: Final = 5.0
 _STREAM_SECONDS: Final = 300.0
-Reply = TypeVar("Reply", bound=Message)
 
 
-class Hub:
-    """A connection to the hub; use it inside `with`.
-
-    Args:
-        address: host:port or unix:path.
-        token: the operator's bearer token, where the hub asks for one.
-    """
-
-    def __init__(self, address: str, token: str | None = None) -> None:
-        self._address = address
-        self._metadata = (("authorization", f"Bearer {token}"),) if token else ()
-        self._channel = grpc.insecure_channel(address, options=_OPTIONS)
-
-    def __enter__(self) -> Self:
-        """Gives itself; the connection is made by the first call."""
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Closes the connection."""
-        self._channel.close()
+class Hub(HubConnection):
+    """Experiments and the ledger; use it inside `with`."""
 
     def experiment(self, name: str) -> experiment_pb2.Experiment:
         """Gives an experiment as it stands; the main one of a family is called like it."""
@@ -123,52 +98,20 @@ class Hub:
     def summary(self, family: str, since_unix_us: int = 0) -> ledger_pb2.SummarizeArmsResponse:
         """Gives the results of a family's arms and shadows."""
         request = ledger_pb2.SummarizeArmsRequest(family=family, since_unix_us=since_unix_us)
-        return self._unary("LedgerService/SummarizeArms", request, ledger_pb2.SummarizeArmsResponse)
+        return self._unary("LedgerService/SummarizeArms", request, ledger_pb2.SummarizeArmsResponse, _SECONDS)
 
     def snapshots(self, family: str = "") -> list[ledger_pb2.ExperimentSnapshot]:
         """Gives the experiments that decisions were made under."""
         request = ledger_pb2.ListSnapshotsRequest(family=family)
-        pages = self._stream("LedgerService/ListSnapshots", request, ledger_pb2.ListSnapshotsResponse)
+        pages = self._stream("LedgerService/ListSnapshots", request, ledger_pb2.ListSnapshotsResponse, _STREAM_SECONDS)
         return [snapshot for page in pages for snapshot in page.snapshots]
 
     def decisions(self, request: ledger_pb2.ListDecisionsRequest) -> Iterator[ledger_pb2.LedgerEntry]:
         """Gives decisions with their outcomes, oldest first."""
-        for page in self._stream("LedgerService/ListDecisions", request, ledger_pb2.ListDecisionsResponse):
+        for page in self._stream(
+            "LedgerService/ListDecisions", request, ledger_pb2.ListDecisionsResponse, _STREAM_SECONDS
+        ):
             yield from page.entries
 
     def _experiments(self, method: str, request: Message, reply: type[Reply]) -> Reply:
-        return self._unary(f"ExperimentService/{method}", request, reply)
-
-    def _unary(self, method: str, request: Message, reply: type[Reply]) -> Reply:
-        call: Any = self._channel.unary_unary(
-            f"/turnout.v1.{method}",
-            request_serializer=lambda message: message.SerializeToString(),
-            response_deserializer=reply.FromString,
-        )
-        try:
-            answer: Reply = call(request, timeout=_SECONDS, metadata=self._metadata)
-        except grpc.RpcError as error:
-            raise self._sentence(error) from None
-        return answer
-
-    def _stream(self, method: str, request: Message, reply: type[Reply]) -> Iterator[Reply]:
-        call: Any = self._channel.unary_stream(
-            f"/turnout.v1.{method}",
-            request_serializer=lambda message: message.SerializeToString(),
-            response_deserializer=reply.FromString,
-        )
-        try:
-            yield from call(request, timeout=_STREAM_SECONDS, metadata=self._metadata)
-        except grpc.RpcError as error:
-            raise self._sentence(error) from None
-
-    def _sentence(self, error: Any) -> TurnoutError:
-        match error.code():
-            case grpc.StatusCode.UNAVAILABLE:
-                return Unavailable(
-                    "", f"the hub at {self._address} cannot be reached: start it with `turnout up`, or correct --hub"
-                )
-            case grpc.StatusCode.DEADLINE_EXCEEDED:
-                return Unavailable("", f"the hub at {self._address} did not answer in time; try again")
-            case code:
-                return error_of(code.value[0], str(error.details()), "")
+        return self._unary(f"ExperimentService/{method}", request, reply, _SECONDS)
