@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from services.cli.moments import utc
 from services.cli.output import Format, FormatOption, emit, number
 from services.cli.settings import DEFAULT_CONFIG, ConfigOption, home_of, load_config
 
@@ -85,19 +86,19 @@ def _used(config: Path, family: str) -> set[str]:
 
 
 def _table(family: str, versions: list[dict[str, Any]]) -> Any:
+    from rich.markup import escape
     from rich.table import Table
 
     if not versions:
         return f"no model of {family} is packaged yet: run `turnout train {family}`"
-    table = Table("variant", title=f"Models of {family}", title_justify="left")
-    table.add_column("tag", overflow="fold")
-    table.add_column("trained", no_wrap=True)
-    table.add_column("in use")
-    for name in ("accuracy", "auc", "brier"):
-        table.add_column(name, justify="right")
-    for one in versions:
-        quality = (number(one[name]) for name in ("accuracy", "auc", "brier"))
-        table.add_row(one["variant"], one["tag"], one["created"], "yes" if one["in_use"] else "", *quality)
+    # One column: tags are for copying, and stay whole at 80 columns.
+    table = Table(f"models of {family}")
+    for place, one in enumerate(versions):
+        if place:
+            table.add_section()
+        used = ", in use" if one["in_use"] else ""
+        quality = " · ".join(f"{name} {number(one[name])}" for name in ("accuracy", "auc", "brier"))
+        table.add_row(escape(f"{one['variant']}{used}\n{one['tag']}\ntrained {utc(one['created'])}\n{quality}"))
     return table
 
 

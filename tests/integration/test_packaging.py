@@ -19,6 +19,7 @@ import numpy as np
 import pytest
 import yaml
 
+from services.cli import main
 from services.runtime.errors import FailedPrecondition, InvalidArgument, NotFound
 from services.runtime.home import Home
 from services.training.packaging import package
@@ -232,6 +233,18 @@ def test_an_unknown_tag_is_not_found(tmp_path: Path) -> None:
     """The sentence says how to see those that are there."""
     with pytest.raises(NotFound, match="turnout models list"):
         show(Home(tmp_path), "turnout-dispatch-linear:v1")
+
+
+def test_listed_tags_can_be_copied(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A long tag stands in one line of a terminal of 80 columns."""
+    tag = "turnout-dispatch-gradient-boosting:20261121-164237643-c2b196a9"
+    write_bento(Home(tmp_path).bentos / tag.partition(":")[0] / tag.partition(":")[2], linear())
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setenv("TURNOUT_HOME", str(tmp_path))
+    assert main.run(["models", "list", "dispatch", "-c", str(tmp_path / "none.yaml")]) == 0
+    assert tag in capsys.readouterr().out
 
 
 def test_folders_that_are_of_no_use_are_not_listed(tmp_path: Path) -> None:
