@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from bentos.schema import Schema
 from monitoring.drift import state
 from monitoring.ledger.aggregating import Changes
-from monitoring.ledger.records import DecisionRow, Features
+from monitoring.ledger.rows import DecisionRow, Features
 from turnout.v1 import ledger_pb2
 
 _KIND: Final = "brought"

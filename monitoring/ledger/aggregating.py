@@ -16,7 +16,7 @@ from monitoring.ledger.families import Describe
 from monitoring.ledger.feature_sets import FeatureSets
 from monitoring.ledger.feature_statistics import FeatureStatistics
 from monitoring.ledger.levels import MINUTE_US, Levels
-from monitoring.ledger.records import DecisionRow, Features
+from monitoring.ledger.rows import DecisionRow, Features
 from monitoring.ledger.statistics import Statistics
 from monitoring.ledger.tally import REASONS, Decisions, Outcomes, Tally
 from monitoring.ledger.window_rows import TOTALS, Held, Key, WindowRows, features

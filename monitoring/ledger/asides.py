@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from typing import Final, NamedTuple
 
-from monitoring.ledger.records import DecisionRow, OutcomeRow, ShadowRow
+from monitoring.ledger.rows import DecisionRow, OutcomeRow, ShadowRow
 from turnout.v1 import ledger_pb2
 
 LATE: Final = "the outcome was reported over 30 days after its decision"

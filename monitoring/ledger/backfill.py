@@ -10,7 +10,8 @@ from sqlalchemy import Connection, bindparam, select, update
 from monitoring.ledger.aggregating import Aggregates, Changes, OutcomeChange
 from monitoring.ledger.counters import HELD, HELD_BYTES, ROW_BYTES
 from monitoring.ledger.families import Describe
-from monitoring.ledger.records import DecisionRow, cell_of, features_of
+from monitoring.ledger.records import cell_of, features_of
+from monitoring.ledger.rows import DecisionRow
 from monitoring.ledger.tables import DECISIONS, OUTCOMES
 from turnout.v1 import ledger_pb2
 

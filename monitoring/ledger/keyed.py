@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from sqlalchemy import Connection, Table, delete, select
 
-from monitoring.ledger.records import Key
+from monitoring.ledger.rows import Key
 
 _CHUNK: Final = 500
 

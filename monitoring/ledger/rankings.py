@@ -21,7 +21,7 @@ from sqlalchemy import Connection, delete, select
 from monitoring.ledger.aggregating import Changes, RankingChange
 from monitoring.ledger.families import Describe
 from monitoring.ledger.keyed import find
-from monitoring.ledger.records import DecisionRow, Key
+from monitoring.ledger.rows import DecisionRow, Key
 from monitoring.ledger.tables import DECISIONS, OUTCOMES, RANKINGS
 from monitoring.validation.rankings import ndcg_of_scores
 from services.runtime.database import bulk_insert

@@ -19,7 +19,7 @@ from monitoring.ledger.appended import Appended
 from monitoring.ledger.cells import SHADOW_AGREES, SHADOW_DIFFERS, SHADOW_FAILED, SHADOWED, Cell, Cells
 from monitoring.ledger.counters import HELD_BYTES, ROW_BYTES, SHADOW_ANSWERS
 from monitoring.ledger.keyed import find
-from monitoring.ledger.records import Key, ShadowRow
+from monitoring.ledger.rows import Key, ShadowRow
 from monitoring.ledger.tables import OUTCOMES, SHADOWS
 from services.runtime.database import bulk_insert
 from turnout.v1 import ledger_pb2

@@ -46,8 +46,8 @@ from monitoring.ledger.counters import (
     write_counters,
 )
 from monitoring.ledger.keyed import delete_row, find
-from monitoring.ledger.records import Batch, DecisionRow, Features, Key, OutcomeRow, ShadowRow, SnapshotRow
-from monitoring.ledger.shadows import MovedOutcome, Shadows
+from monitoring.ledger.rows import Batch, DecisionRow, Features, Key, OutcomeRow, ShadowRow, SnapshotRow
+from monitoring.ledger.shadows import MovedOutcome, Shadows, moved_outcome
 from monitoring.ledger.tables import DECISIONS, OUTCOMES, SET_ASIDE, SNAPSHOTS
 from services.runtime.database import bulk_insert
 
@@ -270,11 +270,11 @@ class Writing:
 
     def _moved(self, sign: int, cell: int, decision: Any, outcome: OutcomeRow) -> None:
         """Notes that an outcome was joined to its decision (sign 1) or parted from it (−1)."""
-        key, cost = (outcome.tenant, outcome.decision_id), math.nan if outcome.cost is None else outcome.cost
+        moved = moved_outcome(sign, outcome)
         place = (cell, decision.family, decision.assigned_at_us, decision.value)
-        self.changes.outcomes.append(OutcomeChange(sign, *place, outcome.value, cost, key))
+        self.changes.outcomes.append(OutcomeChange(sign, *place, moved.value, moved.cost, moved.key))
         if self._counters[SHADOW_ANSWERS]:
-            self._moved_outcomes.append(MovedOutcome(sign, key, outcome.value, cost))
+            self._moved_outcomes.append(moved)
 
     def _shadow_answers(self, rows: Sequence[ShadowRow]) -> None:
         shadows = Shadows(self._connection, self._counters, self._cells, self.changes)
