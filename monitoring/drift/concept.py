@@ -23,7 +23,7 @@ from monitoring.drift import state
 from monitoring.drift.control import Floats
 from monitoring.drift.evidence import Evidence
 from monitoring.drift.recalibration import GRID, Recalibration, tallied
-from monitoring.drift.results import Aspect, DriftResult, Verdict, Window
+from monitoring.drift.results import Aspect, DriftResult, Verdict, Window, waits_for
 from services.runtime.errors import InvalidArgument
 
 BLOCK: Final = 64
@@ -124,7 +124,8 @@ class ConceptMonitor:
             detail = f"outcomes no longer follow predictions as they did: lately off by {effect:.3f} of frequency"
         elif n < settings.minimum:
             verdict = Verdict.NOT_ENOUGH_DATA
-            detail = f"{settings.minimum - int(n)} more labelled decisions after the reference are needed"
+            missing = settings.minimum - int(n)
+            detail = waits_for(self.decisions, settings.reference, missing, "labelled decisions")
         else:
             verdict, detail = Verdict.OK, "outcomes follow predictions as they did in the reference"
         raised = float(self._evidence.raised_at[0])

@@ -23,7 +23,7 @@ from monitoring.drift import state
 from monitoring.drift.binning import WIDTH, Binning, Kind, counted
 from monitoring.drift.control import Floats, e_bh
 from monitoring.drift.evidence import Evidence
-from monitoring.drift.results import Aspect, DriftResult, Verdict, Window
+from monitoring.drift.results import Aspect, DriftResult, Verdict, Window, waits_for
 from services.runtime.errors import InvalidArgument
 
 BLOCK: Final = 128
@@ -155,8 +155,8 @@ class DistributionMonitor:
         if p_value <= settings.alpha:
             verdict, detail = Verdict.DRIFT, f"{name} no longer has the distribution of the reference"
         elif current.decisions < settings.minimum:
-            missing = settings.minimum - current.decisions
-            verdict, detail = Verdict.NOT_ENOUGH_DATA, f"{missing} more decisions after the reference are needed"
+            verdict, missing = Verdict.NOT_ENOUGH_DATA, settings.minimum - current.decisions
+            detail = waits_for(self.decisions, settings.reference, missing, "decisions")
         else:
             verdict, detail = Verdict.OK, f"{name} agrees with the reference"
         raised = float(self._evidence.raised_at[column])

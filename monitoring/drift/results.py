@@ -84,3 +84,19 @@ class DriftResult:
     """Decision number (online) at which this test first said DRIFT since it was last reset."""
     distances: Distances | None = None
     """Of comparisons of windows."""
+
+
+def waits_for(seen: int, reference: int, after: int, what: str) -> str:
+    """Says what a test waits for that can tell nothing yet.
+
+    Without how many there are: so it is one sentence for arms that are not equally far.
+
+    Args:
+        seen: decisions so far.
+        reference: how many of the first become the reference.
+        after: how many more are needed after these.
+        what: decisions, or labelled decisions.
+    """
+    if seen < reference:
+        return f"the first {reference} {what} become the reference, and {after} after them are needed"
+    return f"{after} more {what} after the reference are needed"

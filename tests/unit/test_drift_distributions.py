@@ -80,9 +80,13 @@ def test_without_enough_decisions_there_is_no_verdict() -> None:
     """Neither during the reference nor shortly after it."""
     watched = monitor()
     assert set(verdicts(watched.results()).values()) == {Verdict.NOT_ENOUGH_DATA}
+    first = watched.settings.reference
+    assert f"the first {first} decisions become the reference" in watched.results()[0].detail
     watched.update(rows(1_100))
     assert watched.ready
     assert set(verdicts(watched.results()).values()) == {Verdict.NOT_ENOUGH_DATA}
+    missing = watched.settings.minimum - (1_100 - first)
+    assert watched.results()[0].detail == f"{missing} more decisions after the reference are needed"
 
 
 def test_ranks_are_uniform_and_independent_while_nothing_changes() -> None:
