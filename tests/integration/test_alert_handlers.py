@@ -478,6 +478,33 @@ async def test_one_bad_group_keeps_no_other_waiting(engine: AlertEngine, clock: 
     assert (len(handler.took), worker.waiting) == (1, 1)
 
 
+async def test_a_look_that_breaks_does_not_end_the_worker(engine: AlertEngine, clock: Clock) -> None:
+    """Whatever goes wrong between engine and handler is logged; the next look hands over what is due."""
+    engine.set_audiences({"ops": audience_of(a_handler(log={}))})
+    handler = Deaf(0)
+    worker = a_worker(engine, handler, clock)
+    looked = asyncio.Event()
+    due, broken = engine.due, [True]
+
+    def due_again(name: str) -> list[Notification]:
+        if broken.pop() if broken else False:
+            looked.set()
+            raise RuntimeError("a fault of ours")
+        return due(name)
+
+    with pytest.MonkeyPatch.context() as patch, structlog.testing.capture_logs() as logs:
+        patch.setattr(engine, "due", due_again)
+        running = asyncio.create_task(worker.run())
+        async with asyncio.timeout(10):
+            await looked.wait()
+            await engine.observe([a_condition()])
+            while not handler.took:
+                await asyncio.sleep(0.01)
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+    assert [line["event"] for line in logs if line["log_level"] == "error"] == ["alerts could not be handed over"]
+
+
 async def test_a_handler_that_hangs_blocks_no_other_and_loses_nothing(engine: AlertEngine, clock: Clock) -> None:
     """Two webhooks, one that hangs: the other hears at once, and the first after it was mended."""
     deliveries = Deliveries(

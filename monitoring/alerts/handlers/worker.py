@@ -17,6 +17,7 @@ from monitoring.alerts.engine import AlertEngine
 from monitoring.alerts.handlers.handler import DeliveryFailed, Handler
 from monitoring.alerts.metrics import AlertMetrics
 from monitoring.alerts.telling import Notification
+from services.runtime.cancelling import asked_to_end
 
 FIRST_WAIT_SECONDS: Final = 1.0
 LONGEST_WAIT_SECONDS: Final = 300.0
@@ -95,8 +96,12 @@ class Worker:
         """Serves the handler until cancelled; then lets go of its connections."""
         stop_waking = self._engine.wake_on_change(self.wake)
         try:
-            while True:
-                wait = await self.round()
+            while not asked_to_end():
+                try:
+                    wait = await self.round()
+                except Exception:  # noqa: BLE001 - what is due stands in the engine; the next look finds it again
+                    _log.exception("alerts could not be handed over", handler=self.name)
+                    wait = LOOK_SECONDS
                 try:
                     async with asyncio.timeout(wait):
                         await self._woken.wait()
