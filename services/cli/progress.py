@@ -6,19 +6,23 @@ import contextlib
 import time
 from collections.abc import Iterator
 from types import TracebackType
-from typing import Self
+from typing import Final, Self
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TaskProgressColumn, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
+_LINE_SECONDS: Final = 2.0
+
 
 class Step:
     """One step under way."""
 
-    def __init__(self, progress: Progress, task: TaskID, title: str) -> None:
+    def __init__(self, console: Console, progress: Progress, task: TaskID, title: str) -> None:
         self.note = ""
         """Said behind the title when the step is over."""
+        self._console = console
+        self._said_at = time.monotonic()
         self._progress = progress
         self._task = task
         self._title = title
@@ -28,8 +32,12 @@ class Step:
         self._progress.update(self._task, completed=done, total=total)
 
     def doing(self, what: str) -> None:
-        """Shows what is being done now."""
+        """Shows what is being done now; where lines are printed, one in two seconds."""
         self._progress.update(self._task, description=f"{self._title}: {what}")
+        now = time.monotonic()
+        if not self._console.is_terminal and now - self._said_at >= _LINE_SECONDS:
+            self._said_at = now
+            self._console.print(f"{self._title}: {what} …", markup=False, soft_wrap=True)
 
 
 class Steps:
@@ -63,7 +71,7 @@ class Steps:
         """Shows a step until the block ends."""
         started = time.monotonic()
         task = self._progress.add_task(title, total=None)
-        step = Step(self._progress, task, title)
+        step = Step(self._console, self._progress, task, title)
         if not self._console.is_terminal:
             self._console.print(f"{title} …", markup=False, soft_wrap=True)
         yield step
