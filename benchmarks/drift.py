@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from scipy.special import expit
 
 from benchmarks.figures import Bound, Figure, Topic
+from benchmarks.processes import peak_mb
 from bentos.family import TargetKind
 from bentos.thresholds import Thresholds
 from monitoring.drift.binning import Kind
@@ -119,7 +120,7 @@ def memory_mb(_: int) -> float:
             rows = chance.standard_normal((BATCH, 100), dtype=np.float32)
             scores = expit(rows[:, 0].astype(np.float64))
             observe(arm, rows, scores, chance.random(BATCH) < scores)
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6
+    return peak_mb()
 
 
 def measure(

@@ -11,7 +11,6 @@ from __future__ import annotations
 import asyncio
 import multiprocessing
 import os
-import resource
 import statistics
 import tempfile
 import time
@@ -29,6 +28,7 @@ from prometheus_client import CollectorRegistry
 from sqlalchemy import Connection, select
 
 from benchmarks.figures import Figure, Topic
+from benchmarks.processes import peak_mb
 from bentos.family import Family, RulesAnswer, Target, TargetKind
 from bentos.schema import Number, Schema
 from monitoring.alerting import alerting
@@ -249,7 +249,7 @@ def hub_memory_mb(_: int) -> float:
                 await running.cycle.once()
 
     asyncio.run(work())
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    return peak_mb()
 
 
 def cycle_seconds(sizes: Sequence[int]) -> list[tuple[float, int]]:

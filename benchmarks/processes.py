@@ -43,6 +43,15 @@ class Process:
         return float(psutil.Process(self.pid).memory_info().rss) / 1e6
 
 
+def peak_mb() -> float:
+    """Peak resident memory of this process, in megabytes of 10^6 bytes.
+
+    Not from getrusage(2): that one starts, in a child, with what its parent had.
+    """
+    (line,) = (line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM:"))
+    return int(line.split()[1]) * 1024 / 1e6
+
+
 @contextlib.contextmanager
 def started(arguments: Sequence[str], log: Path, python: str = sys.executable) -> Iterator[Process]:
     """Starts `python ARGUMENTS`, waits for its ready line, and ends it with the block.
