@@ -155,8 +155,10 @@ def _unary_stream(
             async for reply in function(request_type.FromString(raw), call):
                 # Who does not read has the sending hang: nothing else would end the call.
                 stuck = end_if_unread(context)
-                yield reply.SerializeToString()
-                stuck.cancel()
+                try:
+                    yield reply.SerializeToString()
+                finally:
+                    stuck.cancel()
         except Exception as error:  # noqa: BLE001 - the one boundary
             raise await _abort(context, _visible(error, request_type), boundary) from None
         finally:
