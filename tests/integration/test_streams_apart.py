@@ -87,7 +87,8 @@ async def test_a_stream_that_nobody_reads_is_ended(monkeypatch: pytest.MonkeyPat
     room = Admission(2)
     async with asyncio.timeout(10), _channel(room) as channel:
         unread, read = _listing(channel), _listing(channel)
-        await unread.read()
+        for both in (unread, read):
+            await both.read()
         while room.under_way == 2:
             await read.read()
         assert len(await read.read()) > 65_536
