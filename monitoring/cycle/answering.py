@@ -18,8 +18,8 @@ from monitoring.ledger.aggregates import Totals
 from monitoring.ledger.tally import Sum
 from monitoring.validation.binary import BinaryReport, BinaryStatistics
 from monitoring.validation.label_free import MINIMUM_LABELS, LabelFree, Unlabelled, expected_performance
+from services.runtime.fallback_words import count_by_word
 from turnout.v1 import monitoring_pb2 as pb
-from turnout.v1 import prediction_pb2
 
 RANKS: Final = (0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99)
 SHOWN_BINS: Final = 20
@@ -122,8 +122,7 @@ def variant_distribution(
         confidences=_distribution(of.confidence, totals, Sum.CONFIDENCE, Sum.CONFIDENCE_SQUARED, (0.0, 1.0)),
         latencies_ms=_distribution(of.latency, totals, Sum.LATENCY, Sum.LATENCY_SQUARED, None, scale=1e-3),
     )
-    for reason, count in totals.fallbacks.items():
-        message.fallback_reasons[_reason(reason)] += count
+    message.fallback_reasons.update(count_by_word(totals.fallbacks.items()))
     if family.levels and not of.value.is_empty():
         steps = sorted(family.levels, key=lambda level: level.at_least)
         under = [float(of.value.get_rank(level.at_least, False)) for level in steps] + [1.0]  # noqa: FBT003 - exclusive
@@ -174,8 +173,3 @@ def quality_step(family: Family, totals: Totals, start_us: int, end_us: int) -> 
     if main is not None:
         step.quality = main.value
     return step
-
-
-def _reason(number: int) -> str:
-    known = prediction_pb2.FallbackReason.DESCRIPTOR.values_by_number.get(number)
-    return known.name.removeprefix("FALLBACK_REASON_").lower() if known is not None else "other"

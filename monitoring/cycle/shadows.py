@@ -11,8 +11,8 @@ from monitoring.cycle.quality import measures, report, statistics
 from monitoring.ledger.aggregates import By, Group, Totals, window_totals
 from monitoring.ledger.cells import SHADOWS
 from monitoring.ledger.reading import ShadowResults, shadow_results
+from services.runtime.fallback_words import count_by_word
 from turnout.v1 import monitoring_pb2 as pb
-from turnout.v1 import prediction_pb2
 
 
 def shadows_of(
@@ -37,16 +37,12 @@ def shadow_quality(
     family: Family, name: tuple[str, str], results: ShadowResults, *, since_us: int, until_us: int
 ) -> pb.ShadowQuality:
     """Gives the quality of one shadow; `name` is its experiment and its variant."""
-    reason = prediction_pb2.FallbackReason.Name
     message = pb.ShadowQuality(
         experiment=name[0],
         variant=name[1],
         window=pb.Window(start_unix_us=since_us, end_unix_us=until_us, count=results.said.decisions),
         agreed=results.agreed,
-        failures={
-            reason(prediction_pb2.FallbackReason.ValueType(number)).removeprefix("FALLBACK_REASON_").lower(): count
-            for number, count in results.failures.items()
-        },
+        failures=count_by_word(results.failures.items()),
         outcomes=results.said.outcomes,
         measures=_measures(family, results.said),
         told_measures=_measures(family, results.told),

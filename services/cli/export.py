@@ -107,12 +107,12 @@ def columns_of(schema: Schema) -> dict[str, str]:
 
 def row_of(entry: ledger_pb2.LedgerEntry, schema: Schema) -> Row:
     """Gives one row; None for what is not known, and for the features of a decision of another schema."""
-    from turnout.v1 import prediction_pb2
+    from services.runtime.fallback_words import fallback_word
 
     decision, prediction = entry.decision, entry.decision.prediction
     assignment, outcome = prediction.assignment, entry.outcome
     reported = entry.HasField("outcome")
-    reason = prediction_pb2.FallbackReason.Name(prediction.fallback).removeprefix("FALLBACK_REASON_").lower()
+    reason = fallback_word(prediction.fallback)
     same = decision.schema_digest == schema.digest and len(decision.features) == schema.row_bytes
     named = schema.named(schema.decode(decision.features)) if same else {}
     return (

@@ -83,10 +83,9 @@ def _optional(message: Message, field: str) -> Any:
 
 
 def _reasons(counts: Iterable[ledger_pb2.FallbackCount]) -> dict[str, int]:
-    from turnout.v1 import prediction_pb2
+    from services.runtime.fallback_words import count_by_word
 
-    name = prediction_pb2.FallbackReason.Name
-    return {name(one.reason).removeprefix("FALLBACK_REASON_").lower(): one.count for one in counts}
+    return count_by_word((one.reason, one.count) for one in counts)
 
 
 def _tables(result: dict[str, Any]) -> Any:

@@ -11,7 +11,8 @@ from router.replay import replay
 from services.cli.demo.plan import FAMILY, LEDGER_SECONDS, Verification
 from services.cli.demo.tally import Tally
 from services.cli.hub import Hub
-from turnout.v1 import ledger_pb2, prediction_pb2
+from services.runtime.fallback_words import count_by_word
+from turnout.v1 import ledger_pb2
 
 _POLL_SECONDS: Final = 0.1
 
@@ -76,10 +77,7 @@ def _arm(arm: ledger_pb2.ArmSummary) -> dict[str, Any]:
     return {
         "assigned": arm.assigned,
         "served": arm.served,
-        "fallbacks": {
-            prediction_pb2.FallbackReason.Name(one.reason).removeprefix("FALLBACK_REASON_").lower(): one.count
-            for one in arm.fallbacks
-        },
+        "fallbacks": count_by_word((one.reason, one.count) for one in arm.fallbacks),
         "outcomes": arm.outcomes,
         "outcome_rate": arm.outcome_mean if arm.HasField("outcome_mean") else None,
         "p50_ms": arm.p50_ms if arm.HasField("p50_ms") else None,
