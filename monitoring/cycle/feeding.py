@@ -70,9 +70,9 @@ class Remembered:
     """Monitors that were ever begun, by family."""
 
 
-def newest(kept: dict[ArmKey, Kept], cell: Cell) -> ArmKey | None:
-    """Gives the monitor of an arm that was begun last."""
-    found = [key for key in kept if key[:3] == (cell.family, cell.experiment, cell.arm)]
+def newest(kept: dict[ArmKey, Kept], of: tuple[str, ...]) -> ArmKey | None:
+    """Gives the monitor that was begun last of those whose key begins with `of`."""
+    found = [key for key in kept if key[: len(of)] == of]
     return max(found, key=lambda key: kept[key].number, default=None)
 
 
@@ -103,8 +103,7 @@ def update(kept: Kept, decided: Decided, places: Places, *, absent: bool = False
 
 def label(memory: Remembered, cell: Cell, labelled: Labelled, places: Places) -> Iterator[ArmKey]:
     """Gives labels to the monitor of the newest version of the variant, but for those of decisions before it."""
-    found = [key for key in memory.kept if key[:4] == cell[:4]]
-    key = max(found, key=lambda one: memory.kept[one].number, default=None)
+    key = newest(memory.kept, cell[:4])
     if key is None:
         return
     kept = memory.kept[key]
@@ -140,14 +139,11 @@ def by_cell(connection: Connection, memory: Remembered, cells: Places) -> Iterat
         yield cell, np.flatnonzero(np.isin(cells, members))
 
 
-def count_predictions(connection: Connection, memory: Remembered, family: Family, decided: Decided) -> list[Said]:
-    """Counts what was predicted, by variant and level."""
-    found = []
-    for cell, places in by_cell(connection, memory, decided.cells):
-        names: Counter[str] = Counter(_prediction(family, value) for value in decided.values[places].tolist())
-        example = decided.examples.get(int(decided.cells[places[-1]]), "")
-        found += [Said(family.name, cell.variant, name, count, example) for name, count in sorted(names.items())]
-    return found
+def count_predictions(family: Family, cell: Cell, decided: Decided, places: Places) -> list[Said]:
+    """Counts what was predicted in a cell, by level."""
+    names: Counter[str] = Counter(_prediction(family, value) for value in decided.values[places].tolist())
+    example = decided.examples.get(int(decided.cells[places[-1]]), "")
+    return [Said(family.name, cell.variant, name, count, example) for name, count in sorted(names.items())]
 
 
 def _prediction(family: Family, value: float) -> str:

@@ -14,7 +14,7 @@ import hashlib
 import json
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Final
 
 import numpy as np
@@ -166,9 +166,7 @@ class Monitors:
         said: list[Said] = []
         for row in rows:
             try:
-                batch = unpack(row.body)
-                self._take(connection, memory, batch, changed, counted)
-                said += self._count(connection, memory, batch)
+                said += self._take(connection, memory, unpack(row.body), changed, counted)
             except InvalidArgument as error:
                 # It would fail again for ever, and everything behind it would wait.
                 _log.error("a batch that the monitors cannot use is left out", reason=error.message)
@@ -179,14 +177,6 @@ class Monitors:
         self._waiting_bytes = _waiting(connection)
         return len(rows), said
 
-    def _count(self, connection: Connection, memory: Remembered, batch: Brought) -> list[Said]:
-        found: list[Said] = []
-        for name, decided in batch.decided.items():
-            family = self._families(name)
-            if family is not None:
-                found += count_predictions(connection, memory, family, decided)
-        return found
-
     def _take(
         self,
         connection: Connection,
@@ -194,12 +184,18 @@ class Monitors:
         batch: Brought,
         changed: set[ArmKey],
         counted: set[tuple[str, str]],
-    ) -> None:
+    ) -> list[Said]:
+        """Gives a batch to the monitors; gives what was predicted in it."""
+        said: list[Said] = []
         for name, decided in batch.decided.items():
             family = self._families(name)
-            if family is None or decided.rows.shape[1] != len(family.schema):
+            if family is None:
                 continue
+            watched = decided.rows.shape[1] == len(family.schema)
             for cell, places in by_cell(connection, memory, decided.cells):
+                said += count_predictions(family, cell, decided, places)
+                if not watched:
+                    continue
                 if cell.population == EXPERIMENT:
                     counted.add(arrive(memory, cell, decided, places))
                 changed.update(self._watch(memory, family, cell, decided, batch.versions, places))
@@ -207,6 +203,7 @@ class Monitors:
             if self._families(name) is not None:
                 for cell, places in by_cell(connection, memory, labelled.cells):
                     changed.update(label(memory, cell, labelled, places))
+        return said
 
     def _watch(  # noqa: PLR0917 - one batch's facts, handed on by one caller
         self,
@@ -226,7 +223,7 @@ class Monitors:
             yield key
         # Who answered instead says nothing of the arm's own variant but that it did not answer.
         instead = places[~answered]
-        current = newest(memory.kept, cell)
+        current = newest(memory.kept, cell[:3])
         if len(instead) and current is not None:
             update(memory.kept[current], decided, instead, absent=True)
             yield current
@@ -235,8 +232,7 @@ class Monitors:
         number = memory.begun[key.family] = memory.begun.get(key.family, 0) + 1
         base = self._thresholds(family)
         rate = max(base.false_alarm_rate / (number * (number + 1)), 1e-6)
-        fields = {name: getattr(base, name) for name in base.__slots__}
-        thresholds = Thresholds(**fields | {"false_alarm_rate": rate})
+        thresholds = replace(base, false_alarm_rate=rate)
         seed = int.from_bytes(hashlib.sha256(json.dumps(key).encode()).digest()[:3], "big")
         kept = Kept(ArmMonitor(Watched.of(family), thresholds, seed=seed), number, since_us, since_us)
         memory.kept[key] = kept
@@ -280,9 +276,8 @@ class Monitors:
             connection.execute(delete(MONITORING_STATE).where(MONITORING_STATE.c.name == _name(_MONITOR, key)))
         for key in sorted(changed):
             kept = memory.kept[key]
-            limits = {name: getattr(kept.monitor.thresholds, name) for name in kept.monitor.thresholds.__slots__}
             run = [kept.number, kept.since_us, kept.last_us, kept.decisions]
-            fields = {"key": list(key), "run": run, "thresholds": limits}
+            fields = {"key": list(key), "run": run, "thresholds": asdict(kept.monitor.thresholds)}
             arrays = {"monitor": np.frombuffer(kept.monitor.to_bytes(), np.uint8)}
             put_state(connection, _name(_MONITOR, key), kept.last_us, state.pack("kept", fields, arrays))
         for of in sorted(counted):
