@@ -164,18 +164,16 @@ class CycleCalls:
 def _totals(  # noqa: PLR0917 - `Database.read` hands them on in this order
     connection: Connection, family: str, arm: str, tenant: str, since_us: int, until_us: int
 ) -> Groups:
-    found = window_totals(
-        connection, family, None, max(since_us, 0), until_us, by=("arm", "variant", "tenant"), populations=None
-    )
-    return _merged(found, arm, tenant)
+    only: dict[By, str] = {"arm": arm, "tenant": tenant}
+    return window_totals(connection, family, only, since_us, until_us, by=("arm", "variant"), populations=None)
 
 
 def _series(  # noqa: PLR0917 - `Database.read` hands them on in this order
     connection: Connection, family: str, arm: str, tenant: str, since_us: int, until_us: int, length_us: int
 ) -> Steps:
-    by: tuple[By, ...] = ("arm", "variant", "tenant")
-    found = window_series(connection, family, None, since_us, until_us, length_us=length_us, by=by, populations=None)
-    return [(at, _merged(groups, arm, tenant)) for at, groups in found]
+    only: dict[By, str] = {"arm": arm, "tenant": tenant}
+    by: tuple[By, ...] = ("arm", "variant")
+    return window_series(connection, family, only, since_us, until_us, length_us=length_us, by=by, populations=None)
 
 
 def step_of(span_us: int) -> int:
@@ -184,17 +182,3 @@ def step_of(span_us: int) -> int:
         if span_us <= MAX_STEPS * length:
             return length
     return 7 * DAY_US
-
-
-def _merged(found: Groups, arm: str, tenant: str) -> Groups:
-    """Gives totals by arm and variant, of one arm or tenant only where one is named."""
-    merged: Groups = {}
-    for (one, variant, whose), totals in found.items():
-        if (arm and one != arm) or (tenant and whose != tenant):
-            continue
-        present = merged.get((one, variant))
-        if present is None:
-            merged[one, variant] = totals
-        else:
-            present.statistics.merge(totals.statistics)
-    return merged

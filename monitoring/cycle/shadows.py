@@ -8,7 +8,7 @@ from sqlalchemy import Connection
 
 from bentos.family import Family
 from monitoring.cycle.quality import measures, report, statistics
-from monitoring.ledger.aggregates import By, Group, Totals, window_totals
+from monitoring.ledger.aggregates import By, Totals, window_totals
 from monitoring.ledger.cells import SHADOWS
 from monitoring.ledger.reading import ShadowResults, shadow_results
 from services.runtime.fallback_words import count_by_word
@@ -19,18 +19,11 @@ def shadows_of(
     connection: Connection, family: str, tenant: str, since_us: int, until_us: int
 ) -> list[tuple[tuple[str, str], ShadowResults]]:
     """Gives the results of a family's shadows by (experiment, variant), of one tenant only where one is named."""
-    by: tuple[By, ...] = ("experiment", "arm", "population", "tenant")
+    by: tuple[By, ...] = ("experiment", "arm", "population")
     found = window_totals(
-        connection, family, None, since_us, until_us, by=by, populations=SHADOWS, sketches=("latency",)
+        connection, family, {"tenant": tenant}, since_us, until_us, by=by, populations=SHADOWS, sketches=("latency",)
     )
-    merged: dict[Group, Totals] = {}
-    for (*name, whose), totals in found.items():
-        if tenant and whose != tenant:
-            continue
-        present = merged.setdefault(tuple(name), totals)
-        if present is not totals:
-            present.statistics.merge(totals.statistics)
-    return shadow_results(merged)
+    return shadow_results(found)
 
 
 def shadow_quality(

@@ -152,7 +152,7 @@ class FeatureSummary:
 def window_totals(
     connection: Connection,
     family: str,
-    experiment: str | None = None,
+    only: Mapping[By, str] | None = None,
     since_us: int = 0,
     until_us: int = END_US,
     *,
@@ -165,7 +165,7 @@ def window_totals(
     Args:
         connection: a reader's.
         family: whose decisions.
-        experiment: only those of this experiment; None: of all. Without a name of its own it is called as the family.
+        only: only decisions of these names, such as {"tenant": "north"}; an empty name is any.
         since_us: decisions assigned at or after this instant.
         until_us: decisions assigned before this instant.
         by: which of experiment, arm, variant (that served), tenant and population tell totals apart; () for one.
@@ -175,7 +175,7 @@ def window_totals(
     """
     found: dict[Group, Totals] = {}
     levels = levels_of(_counters(connection))
-    groups = {number: _group(cell, by) for number, cell in _cells(connection, family, experiment, populations).items()}
+    groups = {number: _group(cell, by) for number, cell in _cells(connection, family, only, populations).items()}
     for span in levels.cover(since_us, until_us):
         for number, statistics, _ in _rows(connection, groups, span, sketches):
             _add(found, groups[number], statistics)
@@ -185,7 +185,7 @@ def window_totals(
 def window_series(
     connection: Connection,
     family: str,
-    experiment: str | None = None,
+    only: Mapping[By, str] | None = None,
     since_us: int = 0,
     until_us: int = END_US,
     *,
@@ -200,7 +200,7 @@ def window_series(
     """
     steps: dict[int, dict[Group, Totals]] = {}
     levels = levels_of(_counters(connection))
-    groups = {number: _group(cell, by) for number, cell in _cells(connection, family, experiment, populations).items()}
+    groups = {number: _group(cell, by) for number, cell in _cells(connection, family, only, populations).items()}
     for span in levels.cover(since_us, until_us, length_us):
         for number, statistics, start in _rows(connection, groups, span):
             _add(steps.setdefault(start // length_us * length_us, {}), groups[number], statistics)
@@ -262,11 +262,12 @@ def _counters(connection: Connection) -> dict[str, int]:
 
 
 def _cells(
-    connection: Connection, family: str, experiment: str | None, populations: Sequence[str] | None
+    connection: Connection, family: str, only: Mapping[By, str] | None, populations: Sequence[str] | None
 ) -> dict[int, Cell]:
     statement = select(CELLS).where(CELLS.c.family == family)
-    if experiment is not None:
-        statement = statement.where(CELLS.c.experiment == experiment)
+    for name, wanted in (only or {}).items():
+        if wanted:
+            statement = statement.where(CELLS.c[name] == wanted)
     chosen = CELLS.c.population.not_in(SHADOWS) if populations is None else CELLS.c.population.in_(populations)
     statement = statement.where(chosen)
     return {row[0]: Cell(*row[1:]) for row in connection.execute(statement)}
