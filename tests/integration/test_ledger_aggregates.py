@@ -97,9 +97,11 @@ def parts(tally: Tally) -> Any:
     return counts, tally.calibration.tolist(), tally.sums, tally.outcome_sums
 
 
-def tallied(connection: Connection, family: str, since_us: int, until_us: int) -> dict[Any, Any]:
+def tallied(
+    connection: Connection, family: str, since_us: int, until_us: int, only: dict[By, str] | None = None
+) -> dict[Any, Any]:
     """Tallies of the aggregates, by cell; those in which nothing is left are left out."""
-    found = window_totals(connection, family, None, since_us, until_us, by=get_args(By), populations=None)
+    found = window_totals(connection, family, only, since_us, until_us, by=get_args(By), populations=None)
     kept = {group: parts(totals.statistics.tally) for group, totals in found.items()}
     return {group: one for group, one in kept.items() if any(one[0])}
 
@@ -125,6 +127,22 @@ def test_the_totals_of_any_span_are_those_of_the_raw_rows(
                 assert store._database.read_now(tallied, family, *span) == store._database.read_now(
                     recomputed, family, *span
                 )
+
+
+def test_totals_of_one_arm_or_tenant_are_its_part_of_all(database_url: str) -> None:
+    """Names that are given leave out what is called otherwise; an empty one leaves out nothing."""
+    with ledger(database_url) as store:
+        store.append_now([a_decision(n, arm=f"arm{n % 2}", tenant=f"tenant{n % 3}") for n in range(60)], "r")
+        read, span = store._database.read_now, (0, END_US)
+        whole = read(tallied, "dispatch", *span)
+        place = {name: get_args(By).index(name) for name in ("arm", "tenant")}
+        assert len(whole) == 6
+        wanted: list[dict[By, str]] = [{"arm": "arm1"}, {"tenant": "tenant2"}, {"arm": "arm0", "tenant": "tenant1"}]
+        for only in wanted:
+            part = {key: one for key, one in whole.items() if all(key[place[name]] == only[name] for name in only)}
+            assert read(tallied, "dispatch", *span, only) == part
+        assert read(tallied, "dispatch", *span, {"arm": "", "tenant": ""}) == whole
+        assert read(tallied, "dispatch", *span, {"arm": "nobody"}) == {}
 
 
 def test_sketches_are_within_their_bound_whatever_the_batches(database_url: str) -> None:
